@@ -2,12 +2,21 @@
 
 use std::io::{self, BufRead, BufWriter, Write};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// What a payload may hold, in bytes without insignificant space.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// What a title may hold, in characters.
 const TITLE_CHARS_MAX: usize = 200;
+
+/// What a create request holds, in the order in which a reader looks for it.
+#[derive(Serialize)]
+struct Signal {
+    title: String,
+    priority: &'static str,
+    payload: Map<String, Value>,
+}
 
 /// Reads the format of `apt-cache dumpavail` and writes one create body per line:
 /// `{"title":<Package>,"priority":…,"payload":{<every other field>}}`. Returns how many were written.
@@ -64,8 +73,7 @@ fn write_signal(mut fields: Map<String, Value>, output: &mut impl Write) -> io::
         omitted.push(Value::String(largest));
         fields.insert("omitted".to_owned(), Value::Array(omitted.clone()));
     }
-    let signal = serde_json::json!({ "title": title, "priority": priority, "payload": fields });
-    serde_json::to_writer(&mut *output, &signal)?;
+    serde_json::to_writer(&mut *output, &Signal { title, priority, payload: fields })?;
     output.write_all(b"\n")?;
     Ok(true)
 }

@@ -12,8 +12,8 @@ use super::home::{Home, Recorded, State};
 use super::plan::{self, PlanePlan};
 use super::settings::{Settings, database_admin_url};
 use crate::broker::{self, BrokerProfile};
-use crate::error::{LaunchError, Result};
-use crate::process::Signal;
+use crate::error::Result;
+use crate::process::{Process, Signal};
 use crate::server::{READY_DEADLINE, Recipe, kill_tree};
 use crate::{ports, probe, wait};
 
@@ -62,11 +62,13 @@ pub async fn up(request: &Up) -> Result<String> {
     let planes = if request.servers_only { None } else { Some(plan::planes(&home, &settings, &request.bin)?) };
     stop_what_changed(&home, &mut state, &servers, planes.as_ref()).await?;
     check_ports(&state, &servers, planes.as_ref())?;
-    settings.remember(&mut state);
     home.save(&state)?;
 
     start_servers(&home, &mut state, &servers).await?;
     wait_for_theirs(&settings).await?;
+    // Only now: a server that was given by mistake is not remembered.
+    settings.remember(&mut state);
+    home.save(&state)?;
     write_env(&home, &state, &settings)?;
     let Some([control, dataplane]) = planes else {
         return Ok(format!("The servers are up. To talk to them: . {}\n", home.path().join("env").display()));
@@ -160,36 +162,37 @@ fn check_ports(state: &State, servers: &[Recipe], planes: Option<&[PlanePlan; 2]
 
 async fn start_servers(home: &Home, state: &mut State, servers: &[Recipe]) -> Result<()> {
     let begin = Instant::now();
-    let stopped: Vec<&Recipe> = servers.iter().filter(|server| state.alive(server.name()).is_none()).collect();
+    let mut waiting = tokio::task::JoinSet::new();
     // The slow part of a first start: initdb, jars and format, at the same time.
     let mut preparing = tokio::task::JoinSet::new();
-    for server in &stopped {
-        say(server.name(), &format!("starting on 127.0.0.1:{}", server.port()));
-        let server = (*server).clone();
-        preparing.spawn(async move { server.prepare().await });
+    for server in servers {
+        match state.alive(server.name()) {
+            Some(process) => drop(waiting.spawn(become_ready(server.clone(), process, begin))),
+            None => {
+                say(server.name(), &format!("starting on 127.0.0.1:{}", server.port()));
+                let server = server.clone();
+                preparing.spawn(async move { server.prepare().await.map(|()| server) });
+            }
+        }
     }
     while let Some(prepared) = preparing.join_next().await {
-        prepared.expect("preparing a server does not panic")?;
-    }
-    for server in stopped {
-        let running = server.launch().await?.spawn(None)?;
-        let recorded = Recorded { process: running.process, fingerprint: plan::server_fingerprint(server) };
+        let server = prepared.expect("preparing a server does not panic")?;
+        let process = server.launch().await?.spawn(None)?.process;
+        let recorded = Recorded { process, fingerprint: plan::server_fingerprint(&server) };
         home.record(state, server.name(), recorded)?;
-    }
-    let mut waiting = tokio::task::JoinSet::new();
-    for server in servers {
-        let (server, process) = (server.clone(), state.processes[server.name()].process);
-        waiting.spawn(async move {
-            let (name, log) = (server.name(), server.log());
-            wait::until_ready(name, READY_DEADLINE, log, || !process.is_alive(), || server.is_ready()).await?;
-            server.furnish().await?;
-            say(name, &format!("ready after {:.1} s (pid {})", begin.elapsed().as_secs_f64(), process.pid));
-            Ok::<_, LaunchError>(())
-        });
+        waiting.spawn(become_ready(server, process, begin));
     }
     while let Some(ready) = waiting.join_next().await {
         ready.expect("waiting for a server does not panic")?;
     }
+    Ok(())
+}
+
+async fn become_ready(server: Recipe, process: Process, begin: Instant) -> Result<()> {
+    let (name, log) = (server.name(), server.log());
+    wait::until_ready(name, READY_DEADLINE, log, || !process.is_alive(), || server.is_ready()).await?;
+    server.furnish().await?;
+    say(name, &format!("ready after {:.1} s (pid {})", begin.elapsed().as_secs_f64(), process.pid));
     Ok(())
 }
 
