@@ -97,7 +97,8 @@ async fn update_and_delete_of_one_signal_fold_into_one_write() {
     let mut named: Vec<_> = token.entries.iter().map(|entry| (entry.id, entry.version)).collect();
     let shared = Partition::of(Topic::Signals, id, PARTITIONS) == Partition::of(Topic::Signals, created, PARTITIONS);
     let mut expected = if shared { vec![(created, 1)] } else { vec![(id, 3), (created, 1)] };
-    (named.sort(), expected.sort());
+    named.sort();
+    expected.sort();
     assert_eq!(named, expected, "the last event of each partition");
 
     let events: Vec<_> = place.events().await.into_iter().map(|e| (e.id, e.change, e.version)).collect();

@@ -64,8 +64,7 @@ impl Proxy {
         let (mut from_server, mut to_server) = server.into_split();
         let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
         let mut buffer = vec![0; 1 << 16];
-        loop {
-            let Ok(n @ 1..) = from_client.read(&mut buffer).await else { break };
+        while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
             let mode = self.mode();
             if mode == Mode::Refuse as u8 {
                 break;
