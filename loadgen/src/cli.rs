@@ -113,7 +113,12 @@ fn measured_run(
         let text = serde_json::to_vec_pretty(&finished.summary)?;
         std::fs::write(folder.join("summary.json"), text).with_context(failed)?;
         manifest
-            .write(folder, finished.seed, finished.nice, finished.measured_at)
+            .write(
+                folder,
+                finished.seed,
+                &finished.priority,
+                finished.measured_at,
+            )
             .with_context(failed)?;
     }
     Ok((finished, folder))

@@ -3,6 +3,7 @@
 //! They only take times and pass them on, in batches, through one bounded channel; a batch that
 //! finds it full waits in the sender, which goes on with its sockets.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
@@ -244,8 +245,8 @@ pub struct Shared {
     pub backlog: AtomicU64,
     /// Arrivals of the measured phase that were sent.
     pub measured_sent: AtomicU64,
-    /// Nice value that the pacing thread got, plus 100 (0: not asked yet).
-    pub pacer_nice: AtomicU64,
+    /// The priority that the pacing thread got.
+    pub pacer_priority: OnceLock<String>,
 }
 
 impl Shared {
@@ -262,11 +263,4 @@ pub fn thread_cpu() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     u64::try_from(time.tv_sec).unwrap_or(0) * crate::clock::SECOND
         + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
-/// Raises the calling thread's priority as far as allowed; the nice value it has then.
-#[must_use]
-pub fn raise_priority(nice: i32) -> i32 {
-    let _ = rustix::process::setpriority_process(None, nice);
-    rustix::process::getpriority_process(None).unwrap_or(0)
 }

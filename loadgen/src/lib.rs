@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod observer;
 pub mod options;
 pub mod pacer;
+pub mod priority;
 pub mod probe;
 pub mod random;
 pub mod recorder;

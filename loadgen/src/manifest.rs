@@ -68,11 +68,11 @@ impl Manifest {
         mut self,
         folder: &Path,
         seed: u64,
-        nice: i32,
+        priority: &str,
         measured: SystemTime,
     ) -> std::io::Result<()> {
         self.value["seed"] = json!(seed);
-        self.value["nice"] = json!(nice);
+        self.value["priority"] = json!(priority);
         self.value["measured_from"] = json!(rfc3339(measured));
         self.value["ended"] = json!(rfc3339(SystemTime::now()));
         self.value["load_average_after"] = json!(load_average());

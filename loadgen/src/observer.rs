@@ -14,9 +14,8 @@ use crate::client::{
 };
 use crate::clock::{Clock, MILLISECOND, SECOND};
 use crate::document::{self, IdHasher, RunTag, format_uuid};
-use crate::journal::{
-    Breach, Message, ReadRecord, Reporter, Shared, Sight, Sighting, raise_priority, thread_cpu,
-};
+use crate::journal::{Breach, Message, ReadRecord, Reporter, Shared, Sight, Sighting, thread_cpu};
+use crate::priority::Priority;
 use crate::probe::deleted_version;
 use crate::random::Random;
 use crate::schedule::Schedule;
@@ -41,8 +40,8 @@ pub struct ObserverSettings {
     pub timeout: u64,
     /// Mark of this run.
     pub run: RunTag,
-    /// Nice value to ask for.
-    pub nice: i32,
+    /// What to ask the kernel for.
+    pub priority: Priority,
     /// For the choice of what is read.
     pub seed: u64,
 }
@@ -148,7 +147,7 @@ impl Observer {
 
     /// Works until [`Shared::stop`].
     pub fn run(mut self) {
-        let _ = raise_priority(self.settings.nice);
+        let _ = self.settings.priority.apply();
         let mut ready = Vec::with_capacity(256);
         let mut next_housekeeping = 0;
         while !self.shared.stopped() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::{Endpoint, EndpointError};
+use crate::priority::Priority;
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::workload::{Mix, Skew};
@@ -122,9 +123,9 @@ pub struct Load {
     /// Do not compare Postgres with the view at the end
     #[arg(long)]
     pub no_verify: bool,
-    /// Nice value to ask for, for the threads that take times
-    #[arg(long, default_value_t = -15, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-20..=19), value_name = "N")]
-    pub nice: i32,
+    /// Priority of the threads that take times
+    #[arg(long, value_enum, default_value = "auto")]
+    pub priority: Priority,
 }
 
 /// One run.

@@ -17,8 +17,9 @@ use crate::client::{Completion, Endpoint, Failure, Head, Poller, Pool};
 use crate::clock::{Clock, MILLISECOND};
 use crate::document::{self, RunTag};
 use crate::journal::{
-    Bracket, CommandRecord, Message, Outcome, Phase, Reporter, Shared, raise_priority, thread_cpu,
+    Bracket, CommandRecord, Message, Outcome, Phase, Reporter, Shared, thread_cpu,
 };
+use crate::priority::Priority;
 use crate::probe::Probes;
 use crate::schedule::Schedule;
 use crate::workload::{BatchResult, Kind, Operation, Workload};
@@ -63,8 +64,8 @@ pub struct PacerSettings {
     pub timeout: u64,
     /// Mark of this run.
     pub run: RunTag,
-    /// Nice value to ask for.
-    pub nice: i32,
+    /// What to ask the kernel for.
+    pub priority: Priority,
     /// Requests carry an `Idempotency-Key`, so that open outcomes can be settled.
     pub idempotency: bool,
     /// Share of accepted commands to sample with reads, per second at most.
@@ -163,10 +164,10 @@ impl Pacer {
 
     /// Works until [`Shared::stop`].
     pub fn run(mut self) {
-        let nice = raise_priority(self.settings.nice);
-        self.shared
-            .pacer_nice
-            .store(u64::try_from(nice + 100).unwrap_or(0), Ordering::Relaxed);
+        let _ = self
+            .shared
+            .pacer_priority
+            .set(self.settings.priority.apply());
         let mut ready = Vec::with_capacity(256);
         let mut next_housekeeping = 0;
         while !self.shared.stopped() {

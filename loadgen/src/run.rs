@@ -83,8 +83,8 @@ pub struct Finished {
     pub recorder: Recorder,
     /// The seed that was used.
     pub seed: u64,
-    /// Nice value that the pacing thread got.
-    pub nice: i32,
+    /// The priority that the pacing thread got.
+    pub priority: String,
     /// When the measured phase began.
     pub measured_at: SystemTime,
 }
@@ -156,7 +156,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
             connections: usize::from(load.connections),
             timeout: nanos(load.timeout),
             run: run_tag,
-            nice: load.nice,
+            priority: load.priority,
             idempotency: !load.no_idempotency,
             probes,
         },
@@ -174,7 +174,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
             read_connections: usize::from(load.read_connections),
             timeout: nanos(load.timeout),
             run: run_tag,
-            nice: load.nice,
+            priority: load.priority,
             seed,
         },
         Arc::clone(&shared),
@@ -274,13 +274,13 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
             format!("{} does not hold: {found}", result.slo),
         );
     }
-    let nice = shared.pacer_nice.load(Ordering::Relaxed) as i32 - 100;
+    let priority = shared.pacer_priority.get().cloned().unwrap_or_default();
     let recorder = std::mem::take(&mut judge.recorder);
     Ok(Finished {
         summary,
         recorder,
         seed,
-        nice,
+        priority,
         measured_at,
     })
 }
