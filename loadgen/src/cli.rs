@@ -34,7 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     /// Send a load, measure and check
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Compare Postgres with the view
     Verify(Targets),
 }
@@ -67,7 +67,7 @@ struct RunArguments {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Subcommands::Run(arguments) => run_once(arguments),
+        Subcommands::Run(arguments) => run_once(*arguments),
         Subcommands::Verify(targets) => verify_planes(&targets),
     };
     match outcome {

@@ -300,12 +300,8 @@ impl Pacer {
 
     /// Repeats one command whose outcome is open, if one is due; true if it did.
     fn settle_one(&mut self, now: u64) -> bool {
-        if !self
-            .unsettled
-            .front()
-            .is_some_and(|open| open.not_before <= now)
-            || !self.pool.has_idle()
-        {
+        let due = self.unsettled.front().is_some_and(|open| open.not_before <= now);
+        if !due || !self.pool.has_idle() {
             return false;
         }
         let Some(open) = self.unsettled.pop_front() else {

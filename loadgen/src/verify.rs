@@ -70,6 +70,9 @@ struct Entity {
     hash: u64,
 }
 
+/// What Postgres and the view show of an entity, where that differs.
+type Differences = BTreeMap<u128, (Option<Entity>, Option<Entity>)>;
+
 #[derive(Debug)]
 struct Walked {
     buckets: Vec<u64>,
@@ -97,7 +100,7 @@ pub fn compare(
         entities: a.count,
         ..Comparison::default()
     };
-    let mut before: Option<BTreeMap<u128, (Option<Entity>, Option<Entity>)>> = None;
+    let mut before: Option<Differences> = None;
     for _ in 0..LOOKS {
         if suspects.is_empty() {
             return Ok(comparison);
@@ -107,7 +110,7 @@ pub fn compare(
         let b = walk(view, "the data plane", &suspects, &mut |_, _| {})?;
         comparison.entities = a.count;
         let ids: BTreeSet<u128> = a.kept.keys().chain(b.kept.keys()).copied().collect();
-        let mut different: BTreeMap<_, _> = ids
+        let mut different: Differences = ids
             .into_iter()
             .map(|id| (id, (a.kept.get(&id).copied(), b.kept.get(&id).copied())))
             .filter(|(_, (a, b))| a != b)

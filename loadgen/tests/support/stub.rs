@@ -2,6 +2,7 @@
 //! generator, with faults on demand.
 
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "a stub of the tests")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -299,7 +300,7 @@ fn problem(status: u16, code: &str, more: &str) -> Response<Body> {
 }
 
 fn every(n: Option<u64>, number: u64) -> bool {
-    n.is_some_and(|n| number % n == 0)
+    n.is_some_and(|n| number.is_multiple_of(n))
 }
 
 impl State {
