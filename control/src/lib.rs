@@ -3,12 +3,19 @@
 //! All of its wiring is here, in the order in which a command flows: [`http`] → [`auth`] → [`batcher`]
 //! → [`store`], and from the WAL on, the relay.
 
+<<<<<<< HEAD
 pub mod auth;
 pub mod batcher;
 pub mod http;
 pub mod readiness;
 pub mod reads;
 pub mod relay_status;
+=======
+pub mod aggregate;
+pub mod batcher;
+pub mod create_admin;
+pub mod migrate;
+>>>>>>> store
 pub mod request;
 pub mod settings;
 pub mod store;

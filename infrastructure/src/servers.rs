@@ -142,7 +142,8 @@ impl Servers {
 
 /// A directory below the system's temporary one that the servers' accounts can pass through.
 fn scratch_dir() -> Result<PathBuf> {
-    let dir = tempfile::Builder::new().prefix("nexus-").tempdir().context(|| "can't make a scratch directory".to_owned())?;
+    let dir =
+        tempfile::Builder::new().prefix("nexus-").tempdir().context(|| "can't make a scratch directory".to_owned())?;
     let path = dir.keep();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711))
         .context(|| format!("can't open up {}", path.display()))?;
