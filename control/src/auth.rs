@@ -84,10 +84,10 @@ impl<R> Clone for Authority<R> {
 }
 
 impl<R: Reads> Authority<R> {
-    /// One that reads records through `reads`.
+    /// One that reads records through `reads` and trusts each for as long as `fresh`.
     #[must_use]
-    pub fn new(reads: Arc<R>) -> Self {
-        Self { records: Arc::new(Records::new(reads, FRESH)) }
+    pub fn new(reads: Arc<R>, fresh: Duration) -> Self {
+        Self { records: Arc::new(Records::new(reads, fresh)) }
     }
 
     /// The caller that `secret` (what stands behind `Bearer`) belongs to.

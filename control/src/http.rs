@@ -61,6 +61,8 @@ pub struct Deadlines {
     pub receipt: Duration,
     /// The same, counted from the beginning of the shutdown.
     pub receipt_in_shutdown: Duration,
+    /// How long a key's record is trusted; [`auth::FRESH`] but in tests.
+    pub key_record: Duration,
 }
 
 /// The command side's own routes.
@@ -84,7 +86,7 @@ impl<C: Commands, R: Reads> Api<C, R> {
     /// Routes over `commands` and `reads`.
     #[must_use]
     pub fn new(commands: Arc<C>, reads: Arc<R>, deadlines: Deadlines, shutdown: Shutdown) -> Self {
-        let authority = Authority::new(Arc::clone(&reads));
+        let authority = Authority::new(Arc::clone(&reads), deadlines.key_record);
         Self { commands, reads, authority, deadlines, shutdown }
     }
 
@@ -164,8 +166,12 @@ fn unread(error: ReadError) -> Failure {
     let unavailable = |detail| Failure::from(Problem::new(&UNAVAILABLE, detail));
     match &error {
         ReadError::Late => unavailable("Postgres did not answer in time"),
-        ReadError::Failed(cause) if matches!(**cause, StoreError::Away(_)) => unavailable("Postgres is away"),
-        ReadError::Failed(_) | ReadError::Broken => Failure::internal(error),
+        ReadError::Failed(cause) => match **cause {
+            StoreError::Away(_) => unavailable("Postgres is away"),
+            StoreError::Unmigrated => unavailable("the database is not migrated"),
+            StoreError::Fault(_) => Failure::internal(error),
+        },
+        ReadError::Broken => Failure::internal(error),
     }
 }
 

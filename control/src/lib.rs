@@ -1,24 +1,26 @@
 //! The command side: REST over Postgres, group commit, and the relay into the broker.
 //!
-//! All of its wiring is here, in the order in which a command flows: [`http`] → [`auth`] → [`batcher`]
-//! → [`store`], and from the WAL on, the relay.
+//! All of its wiring is here, in the order in which a command flows: [`http`] ▸ [`auth`] ▸ [`batcher`] ▸
+//! [`store`] (with [`aggregate`]), and from the WAL on [`relay`] ▸ [`publisher`].
 
-<<<<<<< HEAD
+pub mod aggregate;
 pub mod auth;
 pub mod batcher;
+pub mod create_admin;
+pub mod history;
 pub mod http;
+pub mod migrate;
+pub mod publisher;
 pub mod readiness;
 pub mod reads;
+pub mod relay;
 pub mod relay_status;
-=======
-pub mod aggregate;
-pub mod batcher;
-pub mod create_admin;
-pub mod migrate;
->>>>>>> store
+pub mod relay_thread;
 pub mod request;
 pub mod settings;
+pub mod slot;
 pub mod store;
+pub mod topics;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,19 +32,21 @@ use runtime::http::cors::Cors;
 use runtime::http::front::Front;
 use runtime::http::wellknown::About;
 use runtime::serve::Limits;
-use runtime::shutdown::Shutdown;
+use runtime::shutdown::{Shutdown, within};
 use runtime::telemetry;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::batcher::{Batcher, CommandMetrics};
 use crate::http::{Api, Commands, Deadlines, OPENAPI};
 use crate::readiness::ReadinessWatch;
 use crate::reads::StoreReads;
-use crate::relay_status::RelayStatus;
+use crate::relay::{RelayError, RelaySettings};
+use crate::relay_thread::RelayThread;
 use crate::request::{Answer, Refusal, Request};
 use crate::settings::{ServeSettings, SettingsError};
 use crate::store::Store;
+use crate::topics::TopicSettings;
 
 /// How long requests may go on after the shutdown began.
 const HTTP_DRAIN: Duration = Duration::from_millis(3_000);
@@ -51,6 +55,8 @@ const HTTP_DRAIN: Duration = Duration::from_millis(3_000);
 const RECEIPT_IN_SHUTDOWN: Duration = Duration::from_millis(2_500);
 /// How long, once no request is left, commands may go on whose callers hung up.
 const BATCHER_DRAIN: Duration = Duration::from_millis(700);
+/// How long the relay may take for its last commit. All three together stay under 5 s.
+const RELAY_STOP: Duration = Duration::from_millis(1_000);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +76,12 @@ pub enum StartError {
     /// The database's URL can't be read.
     #[error("NEXUS_DATABASE_URL is not a URI that psql takes")]
     Store(#[source] sqlx::Error),
+    /// The relay could never work with these settings.
+    #[error("the relay can't work")]
+    Relay(#[source] RelayError),
+    /// The system grants no thread.
+    #[error("the relay's thread can't be started")]
+    Thread(#[source] io::Error),
     /// A metric's name is taken: a fault of ours.
     #[error("the metrics can't be registered")]
     Metrics(#[from] prometheus::Error),
@@ -91,22 +103,50 @@ pub async fn serve(settings: ServeSettings, shutdown: Shutdown) -> Result<(), St
     let batcher = Batcher::start(store.clone(), settings.commands.batcher(), metrics);
 
     // 5: from the WAL to the broker.
-    let (_status, relay_status) = watch::channel(RelayStatus::starting());
+    let mut relay = RelayThread::start(relay_settings(&settings)?).map_err(StartError::Thread)?;
 
     // 1: the API over both.
-    let readiness = ReadinessWatch::start(store.clone(), relay_status);
+    let readiness = ReadinessWatch::start(store.clone(), relay.status());
     let reads = StoreReads::new(store, Duration::from_millis(settings.commands.read_timeout_ms));
     let front = front(&settings, batcher.clone(), reads, readiness, shutdown.clone());
     let limits = Limits { connections: settings.http.max_connections, drain_deadline: HTTP_DRAIN, ..Limits::default() };
     announce(&listener, &settings);
-    front.serve(listener, limits, shutdown).await;
+    let serving = front.serve(listener, limits, shutdown.clone());
+    tokio::pin!(serving);
+    let relay_failed = tokio::select! {
+        () = &mut serving => None,
+        ended = relay.stopped() => {
+            shutdown.begin();
+            serving.await;
+            ended.err()
+        }
+    };
 
     // No request is left; what their callers left behind is finished before the relay stops.
     if !batcher.drain(BATCHER_DRAIN).await {
         tracing::warn!("commands without a caller did not finish in time");
     }
+    if let Some(error) = relay_failed {
+        return Err(StartError::Relay(error));
+    }
+    relay.stop();
+    within("relay", RELAY_STOP, relay.stopped()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn relay_settings(settings: &ServeSettings) -> Result<RelaySettings, SettingsError> {
+    Ok(RelaySettings {
+        database_url: settings.database.database_url.clone(),
+        replication_url: settings.replication_url().to_owned(),
+        slot: settings.database.slot()?,
+        topics: TopicSettings {
+            brokers: settings.brokers.clone(),
+            prefix: settings.topic_prefix.clone(),
+            partitions: settings.database.partitions,
+            replication: settings.replication,
+        },
+    })
 }
 
 fn front(
@@ -120,6 +160,7 @@ fn front(
         body: runtime::http::body::BODY_TIMEOUT,
         receipt: Duration::from_millis(settings.commands.command_timeout_ms),
         receipt_in_shutdown: RECEIPT_IN_SHUTDOWN,
+        key_record: auth::FRESH,
     };
     let about = About {
         name: "nexus-control",

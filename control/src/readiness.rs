@@ -62,9 +62,8 @@ async fn ping(store: &Store) -> Check {
     let detail = match tokio::time::timeout(PING_TIMEOUT, answer).await {
         Ok(Ok(Ok(()))) => return Check { ok: true, detail: "answers".to_owned() },
         Ok(Ok(Err(StoreError::Away(error)))) => format!("away: {error}"),
-        Ok(Ok(Err(StoreError::Fault(error)))) => {
-            format!("there, but not usable (was `nexus-control migrate` run?): {error}")
-        }
+        Ok(Ok(Err(StoreError::Unmigrated))) => "there, but not migrated: run `nexus-control migrate`".to_owned(),
+        Ok(Ok(Err(StoreError::Fault(error)))) => format!("there, but not usable: {error}"),
         Ok(Err(_)) => "the ping broke".to_owned(),
         Err(_) => format!("no answer within {} ms", PING_TIMEOUT.as_millis()),
     };

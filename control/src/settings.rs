@@ -132,6 +132,10 @@ pub struct ServeSettings {
     #[arg(long, env = "NEXUS_TOPIC_PREFIX", default_value = "nexus.")]
     pub topic_prefix: String,
 
+    /// Replicas of each topic's partitions, where topics are made [default: three, or as many as there are brokers]
+    #[arg(long, env = "NEXUS_REPLICATION", value_parser = RangedU64ValueParser::<u16>::new().range(1..=9))]
+    pub replication: Option<u16>,
+
     /// Connections and origins.
     #[command(flatten)]
     pub http: HttpSettings,

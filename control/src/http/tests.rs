@@ -34,6 +34,10 @@ const KNOWN: Uuid = Uuid::from_u64_pair(0x0192_3456_789a_7bcd, 0x8123_4567_89ab_
 /// One that was deleted by version 9.
 const DELETED: Uuid = Uuid::from_u64_pair(0x0192_3456_789a_7bcd, 0x8123_4567_89ab_0000);
 
+/// How long a command may wait here, and how long a key is trusted.
+const RECEIPT: Duration = Duration::from_millis(200);
+const KEY_RECORD: Duration = Duration::from_millis(400);
+
 /// Answers every command, and keeps what it was asked.
 #[derive(Debug)]
 struct Recorder {
@@ -52,10 +56,7 @@ enum Outcome {
 }
 
 impl Commands for Recorder {
-    fn submit(
-        &self,
-        request: request::Request,
-    ) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
+    fn submit(&self, request: request::Request) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
         let (sender, receiver) = oneshot::channel();
         let problem = match &request.work {
             Work::Invalid(problem) => Some(problem.clone()),
@@ -202,8 +203,9 @@ impl Bench {
         }
         let deadlines = Deadlines {
             body: Duration::from_secs(1),
-            receipt: Duration::from_secs(15),
-            receipt_in_shutdown: Duration::from_secs(2),
+            receipt: RECEIPT,
+            receipt_in_shutdown: RECEIPT / 4,
+            key_record: KEY_RECORD,
         };
         let shutdown = Shutdown::new();
         let api = Api::new(Arc::clone(&commands), Arc::clone(&memory), deadlines, shutdown.clone());

@@ -82,7 +82,9 @@ async fn only_the_data_planes_pages_may_call_and_see_the_headers_they_need() {
     let path = format!("/v1/signals/{KNOWN}");
     let friend = send(addr, &format!("GET {path} HTTP/1.1\r\nOrigin: http://127.0.0.1:8001")).await;
     assert!(friend.contains("access-control-allow-origin: http://127.0.0.1:8001\r\n"), "{friend}");
-    assert!(friend.contains("access-control-expose-headers: ETag, Location, Link, Nexus-Token, X-Request-Id, Retry-After"));
+    assert!(
+        friend.contains("access-control-expose-headers: ETag, Location, Link, Nexus-Token, X-Request-Id, Retry-After")
+    );
     let stranger = send(addr, &format!("GET {path} HTTP/1.1\r\nOrigin: http://evil")).await;
     assert!(!stranger.contains("access-control-allow-origin"), "{stranger}");
     let ask = "OPTIONS /v1/signals HTTP/1.1\r\nOrigin: http://127.0.0.1:8001\r\nAccess-Control-Request-Method: POST";

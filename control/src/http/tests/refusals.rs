@@ -54,7 +54,9 @@ async fn bodies_have_1_mib_and_batches_8() {
 async fn broken_json_and_malformed_headers_are_400_even_where_the_content_would_be_422() {
     let bench = Bench::new();
     let post = |body: &str| bench.call("POST", "/v1/signals").body(body.to_owned());
-    for body in ["", "{", "{\"title\":\"x\"", "{\"title\":\"a\",\"title\":\"b\"}", "{\"title\":'x'}", "\u{feff}{}", "nul"] {
+    for body in
+        ["", "{", "{\"title\":\"x\"", "{\"title\":\"a\",\"title\":\"b\"}", "{\"title\":'x'}", "\u{feff}{}", "nul"]
+    {
         let reply = post(body).send().await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "bad-json"), "{body}");
     }
@@ -97,7 +99,12 @@ async fn every_broken_rule_is_422_with_its_pointer() {
         ("POST", signals.clone(), &bottomless, &[""]),
         ("POST", signals.clone(), r#"{"title":"x","target":"me"}"#, &["/target"]),
         ("POST", signals.clone(), r#"{"title":"x","status":"active"}"#, &["/status"]),
-        ("POST", signals, r#"{"title":"x","id":"1","version":1,"created_by":null}"#, &["/id", "/version", "/created_by"]),
+        (
+            "POST",
+            signals,
+            r#"{"title":"x","id":"1","version":1,"created_by":null}"#,
+            &["/id", "/version", "/created_by"],
+        ),
         ("PATCH", known("signals"), r#"{"title":null,"status":null}"#, &["/title", "/status"]),
         ("PATCH", known("signals"), r#"{"status":"done"}"#, &["/status"]),
         ("PATCH", known("signals"), r#"{"updated_at":"now"}"#, &["/updated_at"]),
@@ -112,7 +119,12 @@ async fn every_broken_rule_is_422_with_its_pointer() {
     ] {
         let reply = bench.call(method, &path).body(body.to_owned()).send().await;
         let shown = &body[..body.len().min(80)];
-        assert_eq!((reply.status, reply.code().as_str()), (422, "validation"), "{method} {path} {shown}: {}", reply.text);
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (422, "validation"),
+            "{method} {path} {shown}: {}",
+            reply.text
+        );
         let (mut found, mut expected) = (reply.pointers(), expected.to_vec());
         found.sort();
         expected.sort_unstable();
@@ -163,9 +175,7 @@ async fn an_id_that_is_no_uuid_is_404_after_the_body_is_judged() {
 #[tokio::test]
 async fn with_an_idempotency_key_even_a_refused_request_is_judged_by_its_key_first() {
     let bench = Bench::new();
-    for (path, body, status) in
-        [("/v1/signals", "{}", 422), ("/v1/identities/7/keys", r#"{"name":"x"}"#, 404)]
-    {
+    for (path, body, status) in [("/v1/signals", "{}", 422), ("/v1/identities/7/keys", r#"{"name":"x"}"#, 404)] {
         let reply = bench.call("POST", path).header("idempotency-key", "k").body(body).send().await;
         assert_eq!(reply.status, status);
         let asked = bench.asked();

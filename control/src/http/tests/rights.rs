@@ -1,5 +1,7 @@
 //! Who may do what.
 
+use std::time::Instant;
+
 use contract::identity::{Role, format_secret};
 use uuid::Uuid;
 
@@ -31,7 +33,11 @@ fn matrix() -> Vec<(&'static str, String, Option<&'static str>, Role)> {
     ]
 }
 
-async fn send(bench: &Bench, case: &(&'static str, String, Option<&'static str>, Role), secret: Option<String>) -> Reply {
+async fn send(
+    bench: &Bench,
+    case: &(&'static str, String, Option<&'static str>, Role),
+    secret: Option<String>,
+) -> Reply {
     let call = bench.call(case.0, &case.1).by(secret);
     match case.2 {
         Some(body) => call.body(body).send().await,
@@ -96,43 +102,51 @@ async fn a_role_comes_before_media_type_and_body() {
     assert_eq!(reply.status, 403);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_key_is_read_again_each_second_and_not_more_often() {
+#[tokio::test]
+async fn a_key_is_read_once_and_again_when_its_record_is_no_longer_fresh() {
     let bench = Bench::new();
     let reads = || *bench.memory.key_reads.lock().expect("unpoisoned");
-    for _ in 0..100 {
-        assert_eq!(bench.call("GET", "/v1/me").send().await.status, 200);
-    }
-    assert_eq!(reads(), 1);
+    let began = Instant::now();
+    let calls = (0..100).map(|_| bench.call("GET", "/v1/me").send());
+    let replies = futures_util::future::join_all(calls).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert!(reads() == 1 || began.elapsed() > KEY_RECORD / 2, "a hundred at once wait for one read: {}", reads());
     bench.memory.keys.lock().expect("unpoisoned").clear();
-    tokio::time::sleep(Duration::from_millis(1_001)).await;
+    tokio::time::sleep(KEY_RECORD).await;
     assert_eq!(bench.call("GET", "/v1/me").send().await.status, 401, "revoked elsewhere");
     // That there is no such key is remembered as well.
+    let (began, before) = (Instant::now(), reads());
     for _ in 0..100 {
         assert_eq!(bench.call("GET", "/v1/me").send().await.status, 401);
     }
-    assert_eq!(reads(), 2);
+    assert!(reads() == before || began.elapsed() > KEY_RECORD, "{} reads", reads() - before);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_busy_key_never_waits_and_is_never_older_than_a_second() {
+#[tokio::test]
+async fn a_busy_key_is_read_ahead_and_is_never_older_than_its_time() {
     let bench = Bench::new();
-    for _ in 0..50 {
+    let began = Instant::now();
+    while began.elapsed() < KEY_RECORD * 4 {
         assert_eq!(bench.call("GET", "/v1/me").send().await.status, 200);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(KEY_RECORD / 20).await;
     }
     let reads = *bench.memory.key_reads.lock().expect("unpoisoned");
-    assert!((5..=11).contains(&reads), "{reads} reads in 5 s");
+    assert!(reads <= 9, "{reads} reads in four times the freshness");
     bench.memory.keys.lock().expect("unpoisoned").clear();
-    let mut accepted_ms = 0;
-    while bench.call("GET", "/v1/me").send().await.status == 200 {
-        accepted_ms += 100;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    let revoked = Instant::now();
+    let mut last_accepted = revoked;
+    loop {
+        let asked = Instant::now();
+        if bench.call("GET", "/v1/me").send().await.status != 200 {
+            break;
+        }
+        last_accepted = asked;
+        tokio::time::sleep(KEY_RECORD / 20).await;
     }
-    assert!(accepted_ms <= 1_000, "accepted for {accepted_ms} ms after it was revoked");
+    assert!(last_accepted - revoked <= KEY_RECORD, "accepted {:?} after it was revoked", last_accepted - revoked);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_this_process_revoked_is_refused_at_once() {
     for by_identity in [false, true] {
         let bench = Bench::new();
@@ -153,7 +167,7 @@ async fn what_this_process_revoked_is_refused_at_once() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn with_postgres_away_a_key_that_is_not_fresh_is_503_and_not_401() {
     let bench = Bench::new();
     *bench.memory.is_away.lock().expect("unpoisoned") = true;
