@@ -227,7 +227,7 @@ fn route(
         ),
         ("GET", "/v1/status", _) => full(
             StatusCode::OK,
-            r#"{"freshness":{"seconds":0.002,"silent":false},"generation":1,"partitions":[{"partition":0,"checkpoint":{"epoch":5,"seq":7},"log_end":9,"lag":2}]}"#,
+            r#"{"ready":true,"freshness":{"seconds":0.002,"silent":false},"partitions":[{"partition":"s0","ready":true,"epoch":5,"checkpoint":{"seq":7,"offset":7},"log_end":{"seq":9,"offset":9},"lag_events":2}]}"#,
         ),
         ("GET", "/v1/signals", _) if header("accept") == Some("text/event-stream") => {
             state.resumed_from.push(header("last-event-id").map(str::to_owned));
