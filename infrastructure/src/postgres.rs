@@ -1,0 +1,211 @@
+//! Debian's PostgreSQL in a data directory of its own: a superuser for the launcher, and a role `nexus` that may log in,
+//! replicate and make databases, which owns the database `nexus`.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::account::Account;
+use crate::error::{IoContext, LaunchError, Result};
+use crate::process::{Launch, run};
+
+const OLDEST_MAJOR: u32 = 15;
+const SUPERUSER: &str = "postgres";
+/// The role and the database of the planes.
+pub(crate) const ROLE: &str = "nexus";
+/// Longest path of a Unix socket that the kernel takes, less the name that Postgres adds.
+const SOCKET_DIR_MAX: usize = 107 - "/.s.PGSQL.65535".len();
+
+/// How to run one Postgres.
+#[derive(Clone, Debug)]
+pub(crate) struct Postgres {
+    pub port: u16,
+    /// Holds the data directory `data` and nothing else.
+    pub home: PathBuf,
+    pub log: PathBuf,
+    pub superuser_password: String,
+    pub password: String,
+    pub account: Account,
+    /// For tests: more slots, and no synced initdb.
+    pub scratch: bool,
+}
+
+impl Postgres {
+    pub fn admin_url(&self, database: &str) -> String {
+        format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/{database}", self.superuser_password, self.port)
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{ROLE}:{}@127.0.0.1:{}/{database}", self.password, self.port)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// Makes the cluster unless it is there, and writes its settings.
+    pub async fn prepare(&self) -> Result<()> {
+        let data = self.data();
+        if !data.join("PG_VERSION").exists() {
+            self.account.make_dir(&self.home)?;
+            self.make_cluster(&data).await?;
+        }
+        let settings = data.join("nexus.conf");
+        std::fs::write(&settings, self.settings()).context(|| format!("can't write {}", settings.display()))?;
+        self.account.own(&settings)
+    }
+
+    async fn make_cluster(&self, data: &Path) -> Result<()> {
+        // Made beside and moved: a directory that is half made is never taken for a cluster.
+        let making = self.home.join("making");
+        if making.exists() {
+            std::fs::remove_dir_all(&making).context(|| format!("can't remove {}", making.display()))?;
+        }
+        let password_file = self.home.join("password");
+        write_private(&password_file, &self.superuser_password)?;
+        self.account.own(&password_file)?;
+        let mut args: Vec<OsString> = vec!["--pgdata".into(), making.clone().into()];
+        args.extend(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8"].map(OsString::from));
+        args.extend(["--locale", "C.UTF-8", "--pwfile"].map(OsString::from));
+        args.push(password_file.clone().into());
+        if self.scratch {
+            args.push("--no-sync".into());
+        }
+        let made = run(&self.account, executable("initdb")?, args, &[]).await;
+        std::fs::remove_file(&password_file).context(|| format!("can't remove {}", password_file.display()))?;
+        made?;
+        let main = making.join("postgresql.conf");
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&main)
+            .context(|| format!("can't open {}", main.display()))?;
+        file.write_all(b"\ninclude = 'nexus.conf'\n").context(|| format!("can't write {}", main.display()))?;
+        std::fs::rename(&making, data).context(|| format!("can't move {}", making.display()))
+    }
+
+    fn settings(&self) -> String {
+        let data = self.data();
+        let socket = if data.as_os_str().len() <= SOCKET_DIR_MAX { data.display().to_string() } else { String::new() };
+        let (slots, connections) = if self.scratch { (256, 400) } else { (16, 200) };
+        // A killed Postgres leaves its files in /dev/shm; in the scratch directory they go with the rest.
+        let shared_memory = if self.scratch { "mmap" } else { "posix" };
+        format!(
+            "# Written by the launcher at every start; changes belong in postgresql.auto.conf (ALTER SYSTEM).\n\
+             listen_addresses = '127.0.0.1'\n\
+             port = {port}\n\
+             unix_socket_directories = '{socket}'\n\
+             wal_level = logical\n\
+             max_replication_slots = {slots}\n\
+             max_wal_senders = {slots}\n\
+             max_connections = {connections}\n\
+             fsync = on\n\
+             synchronous_commit = on\n\
+             dynamic_shared_memory_type = {shared_memory}\n\
+             log_line_prefix = '%m [%p] %q%u@%d '\n\
+             timezone = 'UTC'\n",
+            port = self.port,
+            socket = socket.replace('\'', "''"),
+        )
+    }
+
+    pub fn launch(&self) -> Result<Launch> {
+        Ok(Launch {
+            name: "postgres".to_owned(),
+            program: executable("postgres")?,
+            args: vec!["-D".into(), self.data().into()],
+            env: Vec::new(),
+            directory: PathBuf::from("/"),
+            log: self.log.clone(),
+            account: self.account.clone(),
+        })
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let Ok(mut connection) = PgConnection::connect(&self.admin_url("postgres")).await else { return false };
+        connection.execute("SELECT 1").await.is_ok()
+    }
+
+    /// Makes the role and the database of the planes unless they are there.
+    pub async fn make_role(&self) -> Result<()> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| LaunchError::Postgres { what, source }
+        };
+        let mut connection = PgConnection::connect(&self.admin_url("postgres"))
+            .await
+            .map_err(failed("can't connect to Postgres as its superuser"))?;
+        let exists = |table: &str, column: &str| {
+            AssertSqlSafe(format!("SELECT EXISTS (SELECT FROM {table} WHERE {column} = '{ROLE}')"))
+        };
+        let role: bool = sqlx::query_scalar(exists("pg_roles", "rolname"))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(failed("can't look up the role nexus"))?;
+        if !role {
+            let sql = format!("CREATE ROLE {ROLE} LOGIN REPLICATION CREATEDB PASSWORD '{}'", self.password);
+            connection.execute(AssertSqlSafe(sql)).await.map_err(failed("can't make the role nexus"))?;
+        }
+        let database: bool = sqlx::query_scalar(exists("pg_database", "datname"))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(failed("can't look up the database nexus"))?;
+        if !database {
+            self.make_database_with(&mut connection, ROLE).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes an empty database that belongs to the planes' role.
+    pub async fn make_database(&self, name: &str) -> Result<()> {
+        let mut connection = PgConnection::connect(&self.admin_url("postgres")).await.map_err(|source| {
+            LaunchError::Postgres { what: "can't connect to Postgres as its superuser".to_owned(), source }
+        })?;
+        self.make_database_with(&mut connection, name).await
+    }
+
+    async fn make_database_with(&self, connection: &mut PgConnection, name: &str) -> Result<()> {
+        // template0, which nobody can connect to: copies of it can be made at the same time.
+        let sql = format!("CREATE DATABASE {name} OWNER {ROLE} TEMPLATE template0");
+        let made = connection.execute(AssertSqlSafe(sql)).await;
+        made.map_err(|source| LaunchError::Postgres { what: format!("can't make the database {name}"), source })?;
+        Ok(())
+    }
+}
+
+/// A Postgres program of version 15 or later: the newest that Debian has installed, else the one on PATH.
+fn executable(name: &str) -> Result<PathBuf> {
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = installed
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin").join(name))))
+        .filter(|(major, program)| *major >= OLDEST_MAJOR && program.is_file())
+        .max_by_key(|(major, _)| *major);
+    let on_path = || on_path(name).and_then(|program| program.canonicalize().ok());
+    newest.map(|(_, program)| program).or_else(on_path).ok_or_else(|| LaunchError::Missing {
+        what: format!("PostgreSQL's `{name}` (version {OLDEST_MAJOR} or later)"),
+        hint: "run `make setup`".to_owned(),
+    })
+}
+
+/// The first executable of this name on PATH.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
+}
+
+/// Writes a file that only its owner can read.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
+    // Written beside and moved: a reader sees the old text or the new, and never with other rights.
+    let beside = path.with_extension("new");
+    let _ = std::fs::remove_file(&beside);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .context(|| format!("can't write {}", path.display()))
+}
