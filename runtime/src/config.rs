@@ -29,9 +29,7 @@ pub fn load_env() -> Result<(), EnvFileError> {
 #[must_use]
 pub fn parse<T: Parser>() -> T {
     if let Err(error) = load_env() {
-        let detail = std::error::Error::source(&error)
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let detail = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         eprintln!("error: {error}: {detail}");
         std::process::exit(2);
     }
@@ -85,9 +83,7 @@ pub fn redact_url(url: &str) -> String {
 
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["pass", "secret", "token", "key"]
-        .iter()
-        .any(|word| name.contains(word))
+    ["pass", "secret", "token", "key"].iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]
@@ -96,15 +92,9 @@ mod tests {
 
     #[test]
     fn no_password_survives_redaction() {
-        assert_eq!(
-            redact_url("postgres://u:p@ss/w@h:5432/d"),
-            "postgres://u:***@h:5432/d"
-        );
+        assert_eq!(redact_url("postgres://u:p@ss/w@h:5432/d"), "postgres://u:***@h:5432/d");
         assert_eq!(redact_url("redis://:hunter2@h/0"), "redis://:***@h/0");
-        assert_eq!(
-            redact_url("postgres://u@h/d?password=x&sslmode=off"),
-            "postgres://u@h/d?password=***&sslmode=off"
-        );
+        assert_eq!(redact_url("postgres://u@h/d?password=x&sslmode=off"), "postgres://u@h/d?password=***&sslmode=off");
         assert_eq!(redact_url("redis://h:6379"), "redis://h:6379");
         assert_eq!(redact_url("host=h password=x"), "***");
     }

@@ -17,10 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use prometheus::{
-    IntCounterVec, IntGauge, register_int_counter_vec_with_registry,
-    register_int_gauge_with_registry,
-};
+use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec_with_registry, register_int_gauge_with_registry};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
@@ -53,9 +50,7 @@ static CUT: LazyLock<IntCounterVec> = LazyLock::new(|| {
 /// Milliseconds since the first call, from 1: zero stands for "not".
 fn now_ms() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_millis())
-        .unwrap_or(u64::MAX)
-        .saturating_add(1)
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 /// Between requests.
@@ -83,8 +78,7 @@ impl Clock {
     /// Which limit is overrun, if one is.
     fn overrun(&self, limits: &Limits) -> Option<&'static str> {
         let now = now_ms();
-        let longer =
-            |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
+        let longer = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
         let stalled = self.stalled_ms.load(Relaxed);
         if stalled != 0 {
             return longer(stalled, limits.write_timeout).then_some("write");
@@ -143,11 +137,7 @@ impl Drop for Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = self.stream().poll_read(cx, buf);
         if result.is_ready() && self.clock.phase.load(Relaxed) == IDLE {
             self.clock.enter(HEAD);
@@ -157,11 +147,7 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = self.stream().poll_write(cx, buf);
         self.note_write(&result);
         result
@@ -211,10 +197,12 @@ pub(crate) async fn run<S, F>(
         lingers = converse(stream, &home, &limits, &shutdown, service) => lingers,
     };
     let stream = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // A process that stops has little time, and a client that keeps its side open must not use it up.
+    let patience = if shutdown.is_begun() { LINGER / 4 } else { LINGER };
     if let (true, Some(stream)) = (lingers, stream) {
         tokio::select! {
             () = cut.cancelled() => {}
-            _ = tokio::time::timeout(LINGER, linger(stream)) => {}
+            _ = tokio::time::timeout(patience, linger(stream)) => {}
         }
     }
     OPEN.dec();
@@ -235,11 +223,7 @@ where
     let clock = Arc::new(Clock::default());
     // From the first moment: who connects and says nothing is as slow as who says half a header.
     clock.enter(HEAD);
-    let socket = Socket {
-        stream: Some(stream),
-        home: Arc::clone(home),
-        clock: Arc::clone(&clock),
-    };
+    let socket = Socket { stream: Some(stream), home: Arc::clone(home), clock: Arc::clone(&clock) };
     let service = service_fn(|request: Request<Incoming>| {
         clock.phase.store(BUSY, Relaxed);
         let clock = &clock;
@@ -253,11 +237,12 @@ where
             Ok::<_, Infallible>(response)
         }
     });
+    // Without `pipeline_flush`: while unparsed bytes wait (half a next request, a header too large, a body
+    // refused) it leaves the answer before them unsent (hyper 1.12, `Buffered::poll_flush`).
     let mut connection = pin!(
         http1::Builder::new()
             .max_header_size(limits.header_bytes)
             .header_read_timeout(None)
-            .pipeline_flush(true)
             .half_close(true)
             .serve_connection(TokioIo::new(socket), service)
     );

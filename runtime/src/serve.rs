@@ -54,10 +54,7 @@ impl Limits {
     /// How often a connection looks at its clock: often enough that no limit is overrun by more than a
     /// quarter, seldom enough to cost nothing. No timer is armed per request.
     pub(crate) fn tick(&self) -> Duration {
-        let shortest = self
-            .header_timeout
-            .min(self.idle_timeout)
-            .min(self.write_timeout);
+        let shortest = self.header_timeout.min(self.idle_timeout).min(self.write_timeout);
         (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 }
@@ -67,11 +64,7 @@ impl Limits {
 /// # Errors
 /// The address is taken or not ours.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(4096)
@@ -104,13 +97,8 @@ where
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection::run(
-                    stream,
-                    Arc::clone(&limits),
-                    shutdown.clone(),
-                    cut.clone(),
-                    service.clone(),
-                );
+                let connection =
+                    connection::run(stream, Arc::clone(&limits), shutdown.clone(), cut.clone(), service.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(slot);
@@ -119,10 +107,7 @@ where
             Err(error) => {
                 // Out of descriptors, or a client gone before we came: don't spin on the first.
                 tracing::warn!(%error, "accept failed");
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-                ) {
+                if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

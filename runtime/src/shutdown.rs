@@ -83,11 +83,7 @@ impl Shutdown {
 pub async fn within<T>(name: &str, deadline: Duration, part: impl Future<Output = T>) -> Option<T> {
     let result = tokio::time::timeout(deadline, part).await.ok();
     if result.is_none() {
-        tracing::warn!(
-            part = name,
-            deadline_s = deadline.as_secs_f64(),
-            "did not stop in time, left behind"
-        );
+        tracing::warn!(part = name, deadline_s = deadline.as_secs_f64(), "did not stop in time, left behind");
     }
     result
 }
@@ -108,18 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_hangs_is_left_behind() {
-        assert_eq!(
-            within(
-                "hanging",
-                Duration::from_millis(1),
-                std::future::pending::<()>()
-            )
-            .await,
-            None
-        );
-        assert_eq!(
-            within("quick", Duration::from_secs(1), async { 7 }).await,
-            Some(7)
-        );
+        assert_eq!(within("hanging", Duration::from_millis(1), std::future::pending::<()>()).await, None);
+        assert_eq!(within("quick", Duration::from_secs(1), async { 7 }).await, Some(7));
     }
 }

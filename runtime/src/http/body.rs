@@ -54,13 +54,7 @@ impl Body {
     #[must_use]
     pub fn channel(capacity: usize) -> (mpsc::Sender<Bytes>, Self) {
         let (sender, pieces) = mpsc::channel(capacity);
-        (
-            sender,
-            Self::Stream(Stream {
-                pieces,
-                clock: None,
-            }),
-        )
+        (sender, Self::Stream(Stream { pieces, clock: None }))
     }
 
     /// The length in bytes, where it is known.
@@ -90,15 +84,9 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Stream(stream) => stream
-                .pieces
-                .poll_recv(cx)
-                .map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+            Self::Stream(stream) => stream.pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
             Self::Full(_) => match std::mem::take(&mut *self) {
                 Self::Full(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
@@ -112,8 +100,7 @@ impl HttpBody for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.len()
-            .map_or_else(SizeHint::default, |len| SizeHint::with_exact(len as u64))
+        self.len().map_or_else(SizeHint::default, |len| SizeHint::with_exact(len as u64))
     }
 }
 
@@ -126,18 +113,11 @@ impl HttpBody for Body {
 ///
 /// # Cancel safety
 /// Not cancel safe: what was read is lost.
-pub async fn collect<B>(
-    body: B,
-    headers: &HeaderMap,
-    limit: usize,
-    timeout: Duration,
-) -> Result<Bytes, Failure>
+pub async fn collect<B>(body: B, headers: &HeaderMap, limit: usize, timeout: Duration) -> Result<Bytes, Failure>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
@@ -159,11 +139,7 @@ where
     let mut rest: Option<BytesMut> = None;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(Failure::from(Problem::new(
-                &BAD_REQUEST,
-                "the body broke off before its end",
-            ))
-            .closing());
+            return Err(Failure::from(Problem::new(&BAD_REQUEST, "the body broke off before its end")).closing());
         };
         let Ok(piece) = frame.into_data() else {
             continue;
@@ -176,9 +152,7 @@ where
             Some(whole) => whole.extend_from_slice(&piece),
             None if first.is_empty() => first = piece,
             None => {
-                let hint = usize::try_from(body.size_hint().lower())
-                    .unwrap_or(0)
-                    .min(limit);
+                let hint = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit);
                 let mut whole = BytesMut::with_capacity(first.len() + piece.len() + hint);
                 whole.extend_from_slice(&first);
                 whole.extend_from_slice(&piece);
@@ -190,11 +164,7 @@ where
 }
 
 fn too_large(limit: usize) -> Failure {
-    Failure::from(Problem::new(
-        &PAYLOAD_TOO_LARGE,
-        format!("the body may have {limit} bytes"),
-    ))
-    .closing()
+    Failure::from(Problem::new(&PAYLOAD_TOO_LARGE, format!("the body may have {limit} bytes"))).closing()
 }
 
 #[cfg(test)]
@@ -208,20 +178,14 @@ mod tests {
         let read = collect(Full::new(Bytes::from(vec![7; 10])), &none, 10, BODY_TIMEOUT).await;
         assert_eq!(read.map(|bytes| bytes.len()).ok(), Some(10));
         let read = collect(Full::new(Bytes::from(vec![7; 11])), &none, 10, BODY_TIMEOUT).await;
-        assert_eq!(
-            read.err().map(|failure| failure.status().as_u16()),
-            Some(413)
-        );
+        assert_eq!(read.err().map(|failure| failure.status().as_u16()), Some(413));
     }
 
     #[tokio::test]
     async fn pieces_of_a_streamed_body_come_out_as_one() {
         let (sender, body) = Body::channel(4);
         for piece in ["a", "bc", "def"] {
-            sender
-                .send(Bytes::from(piece))
-                .await
-                .expect("the body is there");
+            sender.send(Bytes::from(piece)).await.expect("the body is there");
         }
         drop(sender);
         let read = collect(body, &HeaderMap::new(), 10, BODY_TIMEOUT).await;
@@ -232,9 +196,6 @@ mod tests {
     async fn a_body_that_stalls_is_408() {
         let (_sender, body) = Body::channel(1);
         let read = collect(body, &HeaderMap::new(), 10, Duration::from_millis(5)).await;
-        assert_eq!(
-            read.err().map(|failure| failure.status().as_u16()),
-            Some(408)
-        );
+        assert_eq!(read.err().map(|failure| failure.status().as_u16()), Some(408));
     }
 }

@@ -30,12 +30,7 @@ impl IfMatch {
         let Some(text) = joined(headers, &IF_MATCH) else {
             return Ok(None);
         };
-        let refuse = || {
-            Problem::new(
-                &BAD_REQUEST,
-                "If-Match is `*` or a list of strong tags like `\"3\"`",
-            )
-        };
+        let refuse = || Problem::new(&BAD_REQUEST, "If-Match is `*` or a list of strong tags like `\"3\"`");
         let text = text.ok_or_else(refuse)?;
         if text.trim() == "*" {
             return Ok(Some(Self::Any));
@@ -44,9 +39,7 @@ impl IfMatch {
         if tags.is_empty() || tags.iter().any(|tag| tag.weak) {
             return Err(refuse());
         }
-        Ok(Some(Self::Versions(
-            tags.iter().filter_map(Tag::version).collect(),
-        )))
+        Ok(Some(Self::Versions(tags.iter().filter_map(Tag::version).collect())))
     }
 
     /// Whether an existing entity of this version meets it.
@@ -76,9 +69,7 @@ impl IfNoneMatch {
         if text.trim() == "*" {
             return Some(Self::Any);
         }
-        Some(Self::Versions(
-            tags(&text)?.iter().filter_map(Tag::version).collect(),
-        ))
+        Some(Self::Versions(tags(&text)?.iter().filter_map(Tag::version).collect()))
     }
 
     /// Whether the caller has this version (weak comparison), so that a read is a 304.
@@ -115,13 +106,8 @@ struct Tag<'a> {
 
 impl Tag<'_> {
     fn version(&self) -> Option<u64> {
-        let canonical =
-            self.text.bytes().all(|b| b.is_ascii_digit()) && !self.text.starts_with('0');
-        if canonical {
-            self.text.parse().ok()
-        } else {
-            None
-        }
+        let canonical = self.text.bytes().all(|b| b.is_ascii_digit()) && !self.text.starts_with('0');
+        if canonical { self.text.parse().ok() } else { None }
     }
 }
 
@@ -133,9 +119,7 @@ fn tags(mut text: &str) -> Option<Vec<Tag<'_>>> {
         if text.is_empty() {
             return Some(tags);
         }
-        let (weak, rest) = text
-            .strip_prefix("W/")
-            .map_or((false, text), |rest| (true, rest));
+        let (weak, rest) = text.strip_prefix("W/").map_or((false, text), |rest| (true, rest));
         let (tag, rest) = rest.strip_prefix('"')?.split_once('"')?;
         // etagc (RFC 9110, 8.8.3) has no space.
         if tag.contains([' ', '\t']) {
@@ -163,42 +147,17 @@ mod tests {
         assert_eq!(IfMatch::parse(&HeaderMap::new()), Ok(None));
         assert_eq!(if_match("*"), Ok(Some(IfMatch::Any)));
         assert_eq!(if_match("\"3\""), Ok(Some(IfMatch::Versions(vec![3]))));
-        assert_eq!(
-            if_match("\"3\" , ,\"4\","),
-            Ok(Some(IfMatch::Versions(vec![3, 4])))
-        );
+        assert_eq!(if_match("\"3\" , ,\"4\","), Ok(Some(IfMatch::Versions(vec![3, 4]))));
         let two_lines = header_map(&[("if-match", "\"1\""), ("if-match", "\"2\"")]);
-        assert_eq!(
-            IfMatch::parse(&two_lines),
-            Ok(Some(IfMatch::Versions(vec![1, 2])))
-        );
-        for bad in [
-            "",
-            ",",
-            "3",
-            "\"3",
-            "W/\"3\"",
-            "\"3\" \"4\"",
-            "*, \"3\"",
-            "\"3\", *",
-            "\"a b\"",
-            "w/\"3\"",
-        ] {
+        assert_eq!(IfMatch::parse(&two_lines), Ok(Some(IfMatch::Versions(vec![1, 2]))));
+        for bad in ["", ",", "3", "\"3", "W/\"3\"", "\"3\" \"4\"", "*, \"3\"", "\"3\", *", "\"a b\"", "w/\"3\""] {
             assert_eq!(if_match(bad), Err(400), "{bad}");
         }
     }
 
     #[test]
     fn a_foreign_tag_is_well_formed_and_matches_nothing() {
-        for foreign in [
-            "\"abc\"",
-            "\"03\"",
-            "\"0\"",
-            "\"\"",
-            "\"+3\"",
-            "\"99999999999999999999\"",
-            "\"a,b\"",
-        ] {
+        for foreign in ["\"abc\"", "\"03\"", "\"0\"", "\"\"", "\"+3\"", "\"99999999999999999999\"", "\"a,b\""] {
             let parsed = if_match(foreign).expect(foreign).expect("present");
             assert!(!parsed.allows(3), "{foreign}");
         }
@@ -206,10 +165,8 @@ mod tests {
 
     #[test]
     fn if_none_match_compares_weakly_and_forgives() {
-        let has = |value| {
-            IfNoneMatch::parse(&header_map(&[("if-none-match", value)]))
-                .is_some_and(|known| known.has(3))
-        };
+        let has =
+            |value| IfNoneMatch::parse(&header_map(&[("if-none-match", value)])).is_some_and(|known| known.has(3));
         assert!(has("*") && has("\"3\"") && has("W/\"3\"") && has("\"1\", W/\"3\""));
         assert!(!has("\"4\"") && !has("3") && !has("") && !has("\"3"));
     }
@@ -218,11 +175,6 @@ mod tests {
     fn a_tag_round_trips() {
         let mut headers = HeaderMap::new();
         headers.insert(IF_MATCH, etag(u64::MAX));
-        assert!(
-            IfMatch::parse(&headers)
-                .expect("well-formed")
-                .expect("present")
-                .allows(u64::MAX)
-        );
+        assert!(IfMatch::parse(&headers).expect("well-formed").expect("present").allows(u64::MAX));
     }
 }

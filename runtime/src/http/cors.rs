@@ -2,8 +2,8 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
-    HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue,
+    ORIGIN, VARY,
 };
 
 const EXPOSED: &str = "ETag, Location, Link, Nexus-Token, X-Request-Id, Retry-After";
@@ -22,16 +22,10 @@ impl Cors {
     /// cookie is ever looked at, so it opens nothing to who has no key.
     #[must_use]
     pub fn new<I: AsRef<str>>(origins: &[I]) -> Self {
-        let texts = || {
-            origins
-                .iter()
-                .map(|origin| origin.as_ref().trim().trim_end_matches('/'))
-        };
+        let texts = || origins.iter().map(|origin| origin.as_ref().trim().trim_end_matches('/'));
         Self {
             any: texts().any(|origin| origin == "*"),
-            origins: texts()
-                .filter_map(|origin| HeaderValue::from_str(origin).ok())
-                .collect(),
+            origins: texts().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect(),
         }
     }
 
@@ -50,10 +44,7 @@ impl Cors {
         headers.append(VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(
-                ACCESS_CONTROL_EXPOSE_HEADERS,
-                HeaderValue::from_static(EXPOSED),
-            );
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
         }
     }
 
@@ -63,10 +54,7 @@ impl Cors {
             return;
         }
         answer.insert(ACCESS_CONTROL_ALLOW_METHODS, allow.clone());
-        answer.insert(
-            ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static(ALLOWED),
-        );
+        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED));
         answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     }
 }

@@ -4,9 +4,7 @@ use std::error::Error;
 
 use bytes::Bytes;
 use contract::problem::{INTERNAL, Problem};
-use http::header::{
-    CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use super::body::Body;
@@ -28,11 +26,7 @@ struct Inner {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self(Box::new(Inner {
-            problem,
-            headers: Vec::new(),
-            cause: None,
-        }))
+        Self(Box::new(Inner { problem, headers: Vec::new(), cause: None }))
     }
 }
 
@@ -78,8 +72,7 @@ impl Failure {
     /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.0.problem.kind.status)
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.0.problem.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// The response: the problem document with the request's id, 401 with `WWW-Authenticate`, 503 with
@@ -87,28 +80,15 @@ impl Failure {
     #[must_use]
     pub fn into_response(self, id: &RequestId) -> Response<Body> {
         let status = self.status();
-        let Inner {
-            problem,
-            headers,
-            cause,
-        } = *self.0;
+        let Inner { problem, headers, cause } = *self.0;
         if let Some(cause) = cause {
             let cause = chain(&*cause);
-            tracing::error!(
-                request_id = id.as_str(),
-                code = problem.kind.code,
-                cause,
-                "request failed"
-            );
+            tracing::error!(request_id = id.as_str(), code = problem.kind.code, cause, "request failed");
         }
-        let mut response =
-            Response::new(Body::Full(Bytes::from(problem.to_json(Some(id.as_str())))));
+        let mut response = Response::new(Body::Full(Bytes::from(problem.to_json(Some(id.as_str())))));
         *response.status_mut() = status;
         let map = response.headers_mut();
-        map.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        map.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match status {
             StatusCode::UNAUTHORIZED => {
                 map.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -147,9 +127,7 @@ mod tests {
         let id = RequestId::make();
         let response = Failure::from(Problem::new(&UNAVAILABLE, "x")).into_response(&id);
         assert_eq!(response.headers()[RETRY_AFTER], "1");
-        let response = Failure::from(Problem::new(&UNAVAILABLE, "x"))
-            .retry_after(5)
-            .into_response(&id);
+        let response = Failure::from(Problem::new(&UNAVAILABLE, "x")).retry_after(5).into_response(&id);
         assert_eq!(response.headers()[RETRY_AFTER], "5");
         let response = Failure::from(Problem::new(&UNAUTHORIZED, "x")).into_response(&id);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
@@ -159,9 +137,7 @@ mod tests {
     #[test]
     fn the_cause_of_a_500_is_not_shown() {
         let response = Failure::internal("password=hunter2").into_response(&RequestId::make());
-        let Body::Full(body) = response.into_body() else {
-            panic!("a problem has a body")
-        };
+        let Body::Full(body) = response.into_body() else { panic!("a problem has a body") };
         assert!(!String::from_utf8_lossy(&body).contains("hunter2"));
     }
 }

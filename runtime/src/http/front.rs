@@ -87,9 +87,7 @@ impl<P: Plane> Front<P> {
         let route = own.or_else(|| wellknown::resolve(path));
         let outcome = match (route, verb) {
             (None, _) => Err(Problem::new(&NOT_FOUND, "there is no such route").into()),
-            (Some(route), _) if request.method() == Method::OPTIONS => {
-                Ok(self.options(route, request.headers()))
-            }
+            (Some(route), _) if request.method() == Method::OPTIONS => Ok(self.options(route, request.headers())),
             (Some(route), Some(verb)) if route.verbs.contains(&verb) => {
                 if own.is_some() {
                     self.handle(request, route, verb, &id).await
@@ -99,8 +97,7 @@ impl<P: Plane> Front<P> {
             }
             (Some(route), _) => {
                 let detail = format!("{} is not a method of {}", request.method(), route.template);
-                Err(Failure::from(Problem::new(&METHOD_NOT_ALLOWED, detail))
-                    .with_header(ALLOW, route.allow()))
+                Err(Failure::from(Problem::new(&METHOD_NOT_ALLOWED, detail)).with_header(ALLOW, route.allow()))
             }
         };
 
@@ -110,10 +107,7 @@ impl<P: Plane> Front<P> {
         }
         response.headers_mut().insert(&X_REQUEST_ID, id.value());
         self.cors.mark(response.headers_mut(), origin);
-        route
-            .unwrap_or(&UNKNOWN)
-            .metrics()
-            .count(verb, response.status(), started.elapsed());
+        route.unwrap_or(&UNKNOWN).metrics().count(verb, response.status(), started.elapsed());
         response
     }
 
@@ -127,29 +121,14 @@ impl<P: Plane> Front<P> {
         if request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
-        let call = Call {
-            request,
-            route,
-            verb,
-            id: id.clone(),
-        };
+        let call = Call { request, route, verb, id: id.clone() };
         // A handler's state is either immutable or behind locks that a panic poisons.
-        match AssertUnwindSafe(self.plane.handle(call))
-            .catch_unwind()
-            .await
-        {
+        match AssertUnwindSafe(self.plane.handle(call)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => {
                 let text = panic.downcast_ref::<&str>().copied();
-                let text = text
-                    .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-                    .unwrap_or("no text");
-                tracing::error!(
-                    request_id = id.as_str(),
-                    route = route.template,
-                    panic = text,
-                    "handler panicked"
-                );
+                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+                tracing::error!(request_id = id.as_str(), route = route.template, panic = text, "handler panicked");
                 Err(Problem::new(&INTERNAL, INTERNAL.help).into())
             }
         }
@@ -167,8 +146,6 @@ impl<P: Plane> Front<P> {
 fn behead(response: &mut Response<Body>) {
     let body = std::mem::take(response.body_mut());
     if let Some(length @ 1..) = body.len() {
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }

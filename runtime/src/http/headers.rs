@@ -24,17 +24,11 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(Problem::new(
-            &BAD_REQUEST,
-            format!("the header {name} stands more than once"),
-        ));
+        return Err(Problem::new(&BAD_REQUEST, format!("the header {name} stands more than once")));
     }
     match value.to_str() {
         Ok(text) => Ok(Some(text.trim_matches([' ', '\t']))),
-        Err(_) => Err(Problem::new(
-            &BAD_REQUEST,
-            format!("the header {name} holds characters that are not ASCII"),
-        )),
+        Err(_) => Err(Problem::new(&BAD_REQUEST, format!("the header {name} holds characters that are not ASCII"))),
     }
 }
 
@@ -46,16 +40,9 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Vec<&'a str
     let mut members = Vec::new();
     for value in headers.get_all(name) {
         let Ok(text) = value.to_str() else {
-            return Err(Problem::new(
-                &BAD_REQUEST,
-                format!("the header {name} holds characters that are not ASCII"),
-            ));
+            return Err(Problem::new(&BAD_REQUEST, format!("the header {name} holds characters that are not ASCII")));
         };
-        members.extend(
-            text.split(',')
-                .map(|member| member.trim_matches([' ', '\t']))
-                .filter(|m| !m.is_empty()),
-        );
+        members.extend(text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|m| !m.is_empty()));
     }
     Ok(members)
 }
@@ -68,18 +55,12 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Vec<&'a str
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let refuse = |detail: &str| Problem::new(&UNAUTHORIZED, detail);
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values
-        .next()
-        .ok_or_else(|| refuse("send `Authorization: Bearer nxs_…`"))?;
+    let value = values.next().ok_or_else(|| refuse("send `Authorization: Bearer nxs_…`"))?;
     if values.next().is_some() {
         return Err(refuse("the header Authorization stands more than once"));
     }
     let malformed = || refuse("the header Authorization is not `Bearer nxs_…`");
-    let (scheme, rest) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or_else(malformed)?;
+    let (scheme, rest) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(malformed)?;
     let key = rest.trim_matches(' ');
     let is_token68 = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
     if scheme.eq_ignore_ascii_case("bearer") && !key.is_empty() && key.bytes().all(is_token68) {
@@ -100,10 +81,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     if (1..=128).contains(&key.len()) && key.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
         Ok(Some(key))
     } else {
-        Err(Problem::new(
-            &BAD_REQUEST,
-            "an Idempotency-Key has 1 to 128 printable ASCII characters",
-        ))
+        Err(Problem::new(&BAD_REQUEST, "an Idempotency-Key has 1 to 128 printable ASCII characters"))
     }
 }
 
@@ -123,15 +101,9 @@ pub fn prefer_wait(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
             continue;
         }
         let value = value.trim();
-        let value = value
-            .strip_prefix('"')
-            .and_then(|v| v.strip_suffix('"'))
-            .unwrap_or(value);
+        let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
         if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Problem::new(
-                &BAD_REQUEST,
-                "`Prefer: wait=` takes a whole number of seconds",
-            ));
+            return Err(Problem::new(&BAD_REQUEST, "`Prefer: wait=` takes a whole number of seconds"));
         }
         return Ok(Some(value.parse().unwrap_or(u64::MAX)));
     }
@@ -146,38 +118,20 @@ mod tests {
     #[test]
     fn only_a_well_formed_bearer_passes() {
         for good in ["Bearer nxs_a", "bearer  nxs_a", "BEARER nxs_a"] {
-            assert_eq!(
-                bearer(&header_map(&[("authorization", good)])).ok(),
-                Some("nxs_a"),
-                "{good}"
-            );
+            assert_eq!(bearer(&header_map(&[("authorization", good)])).ok(), Some("nxs_a"), "{good}");
         }
-        for bad in [
-            "",
-            "Bearer",
-            "Bearer ",
-            "Basic nxs_a",
-            "nxs_a",
-            "Bearer a b",
-            "Bearer a,b",
-        ] {
+        for bad in ["", "Bearer", "Bearer ", "Basic nxs_a", "nxs_a", "Bearer a b", "Bearer a,b"] {
             let refused = bearer(&header_map(&[("authorization", bad)])).expect_err(bad);
             assert_eq!(refused.kind.status, 401);
         }
-        assert_eq!(
-            bearer(&HeaderMap::new()).map_err(|p| p.kind.status),
-            Err(401)
-        );
+        assert_eq!(bearer(&HeaderMap::new()).map_err(|p| p.kind.status), Err(401));
         let twice = header_map(&[("authorization", "Bearer a"), ("authorization", "Bearer a")]);
         assert_eq!(bearer(&twice).map_err(|p| p.kind.status), Err(401));
     }
 
     #[test]
     fn an_idempotency_key_has_1_to_128_printable_characters() {
-        assert_eq!(
-            idempotency_key(&header_map(&[("idempotency-key", "a b")])),
-            Ok(Some("a b"))
-        );
+        assert_eq!(idempotency_key(&header_map(&[("idempotency-key", "a b")])), Ok(Some("a b")));
         assert_eq!(idempotency_key(&HeaderMap::new()), Ok(None));
         let long: &'static str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
                                   xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
@@ -191,8 +145,7 @@ mod tests {
 
     #[test]
     fn wait_is_found_among_other_preferences() {
-        let wait =
-            |value| prefer_wait(&header_map(&[("prefer", value)])).map_err(|p| p.kind.status);
+        let wait = |value| prefer_wait(&header_map(&[("prefer", value)])).map_err(|p| p.kind.status);
         assert_eq!(wait("wait=5"), Ok(Some(5)));
         assert_eq!(wait("respond-async, Wait = \"7\"; x=1"), Ok(Some(7)));
         assert_eq!(wait("wait=0"), Ok(Some(0)));

@@ -38,24 +38,13 @@ pub fn negotiate(headers: &HeaderMap, offered: &[Media]) -> Result<Media, Proble
     let first = offered.first().copied().unwrap_or(Media::Json);
     match headers.get(ACCEPT).map(HeaderValue::as_bytes) {
         None | Some(b"*/*") => return Ok(first),
-        Some(one)
-            if one == first.name().as_bytes()
-                && headers.get_all(ACCEPT).iter().nth(1).is_none() =>
-        {
+        Some(one) if one == first.name().as_bytes() && headers.get_all(ACCEPT).iter().nth(1).is_none() => {
             return Ok(first);
         }
         Some(_) => {}
     }
-    let lines: Vec<&str> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    let ranges: Vec<Range<'_>> = lines
-        .iter()
-        .flat_map(|line| line.split(','))
-        .filter_map(Range::parse)
-        .collect();
+    let lines: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let ranges: Vec<Range<'_>> = lines.iter().flat_map(|line| line.split(',')).filter_map(Range::parse).collect();
     if ranges.is_empty() {
         return Ok(first);
     }
@@ -68,10 +57,7 @@ pub fn negotiate(headers: &HeaderMap, offered: &[Media]) -> Result<Media, Proble
     }
     best.map(|(_, media)| media).ok_or_else(|| {
         let names: Vec<_> = offered.iter().map(|media| media.name()).collect();
-        Problem::new(
-            &NOT_ACCEPTABLE,
-            format!("this resource can be had as {}", names.join(" or ")),
-        )
+        Problem::new(&NOT_ACCEPTABLE, format!("this resource can be had as {}", names.join(" or ")))
     })
 }
 
@@ -84,9 +70,7 @@ fn quality(ranges: &[Range<'_>], media: Media) -> u16 {
         (k, s) if k.eq_ignore_ascii_case(kind) && s.eq_ignore_ascii_case(sub) => Some(2),
         _ => None,
     };
-    let covering = ranges
-        .iter()
-        .filter_map(|range| Some((specific(range)?, range.quality)));
+    let covering = ranges.iter().filter_map(|range| Some((specific(range)?, range.quality)));
     covering.max().map_or(0, |(_, quality)| quality)
 }
 
@@ -102,11 +86,7 @@ impl<'a> Range<'a> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, sub) = parts.next()?.split_once('/')?;
         let quality = parts
-            .find_map(|parameter| {
-                parameter
-                    .strip_prefix("q=")
-                    .or_else(|| parameter.strip_prefix("Q="))
-            })
+            .find_map(|parameter| parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q=")))
             .map_or(Some(1000), thousandths)?;
         Some(Self { kind, sub, quality })
     }
@@ -142,21 +122,15 @@ pub fn require_content_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(),
         failure
     };
     let text = headers::single(headers, &CONTENT_TYPE)?;
-    let text =
-        text.ok_or_else(|| refuse(format!("send `Content-Type: {}`", allowed.join("` or `"))))?;
+    let text = text.ok_or_else(|| refuse(format!("send `Content-Type: {}`", allowed.join("` or `"))))?;
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
     if !allowed.iter().any(|one| one.eq_ignore_ascii_case(name)) {
-        return Err(refuse(format!(
-            "the body is `{name}`, not `{}`",
-            allowed.join("` or `")
-        )));
+        return Err(refuse(format!("the body is `{name}`, not `{}`", allowed.join("` or `"))));
     }
     for parameter in parts {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if key.eq_ignore_ascii_case("charset")
-            && !value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-        {
+        if key.eq_ignore_ascii_case("charset") && !value.trim_matches('"').eq_ignore_ascii_case("utf-8") {
             return Err(refuse(format!("the body's charset is {value}, not utf-8")));
         }
     }
@@ -174,86 +148,47 @@ mod tests {
     use super::*;
 
     fn pick(accept: &'static str) -> Option<Media> {
-        negotiate(
-            &header_map(&[("accept", accept)]),
-            &[Media::Json, Media::EventStream],
-        )
-        .ok()
+        negotiate(&header_map(&[("accept", accept)]), &[Media::Json, Media::EventStream]).ok()
     }
 
     #[test]
     fn the_best_liked_representation_wins() {
-        assert_eq!(
-            negotiate(&HeaderMap::new(), &[Media::Json]).ok(),
-            Some(Media::Json)
-        );
+        assert_eq!(negotiate(&HeaderMap::new(), &[Media::Json]).ok(), Some(Media::Json));
         assert_eq!(pick("*/*"), Some(Media::Json));
         assert_eq!(pick("text/event-stream"), Some(Media::EventStream));
-        assert_eq!(
-            pick("Text/Event-Stream, */*;q=0.1"),
-            Some(Media::EventStream)
-        );
-        assert_eq!(
-            pick("application/json;q=0.5, text/*"),
-            Some(Media::EventStream)
-        );
+        assert_eq!(pick("Text/Event-Stream, */*;q=0.1"), Some(Media::EventStream));
+        assert_eq!(pick("application/json;q=0.5, text/*"), Some(Media::EventStream));
         assert_eq!(pick("text/html, application/*;q=0.8"), Some(Media::Json));
         assert_eq!(pick("*/*, application/json;q=0"), Some(Media::EventStream));
-        assert_eq!(
-            pick("text/event-stream, application/json"),
-            Some(Media::Json)
-        );
+        assert_eq!(pick("text/event-stream, application/json"), Some(Media::Json));
         assert_eq!(pick(""), Some(Media::Json));
     }
 
     #[test]
     fn what_can_not_be_met_is_406() {
-        for accept in [
-            "text/html",
-            "application/json;q=0",
-            "application/xml, text/csv",
-        ] {
+        for accept in ["text/html", "application/json;q=0", "application/xml, text/csv"] {
             assert_eq!(pick(accept), None, "{accept}");
         }
     }
 
     #[test]
     fn a_body_of_another_type_is_415() {
-        let check =
-            |value, allowed| require_content_type(&header_map(&[("content-type", value)]), allowed);
+        let check = |value, allowed| require_content_type(&header_map(&[("content-type", value)]), allowed);
         assert!(check("application/json", JSON_BODY).is_ok());
         assert!(check("Application/JSON; charset=UTF-8", JSON_BODY).is_ok());
         assert!(check("application/merge-patch+json", PATCH_BODY).is_ok());
-        for bad in [
-            "text/plain",
-            "application/merge-patch+json",
-            "application/json; charset=latin1",
-            "",
-        ] {
-            assert_eq!(
-                check(bad, JSON_BODY).map_err(|f| f.status().as_u16()),
-                Err(415),
-                "{bad}"
-            );
+        for bad in ["text/plain", "application/merge-patch+json", "application/json; charset=latin1", ""] {
+            assert_eq!(check(bad, JSON_BODY).map_err(|f| f.status().as_u16()), Err(415), "{bad}");
         }
         assert!(require_content_type(&HeaderMap::new(), JSON_BODY).is_err());
-        let gzip = header_map(&[
-            ("content-type", "application/json"),
-            ("content-encoding", "gzip"),
-        ]);
+        let gzip = header_map(&[("content-type", "application/json"), ("content-encoding", "gzip")]);
         assert!(require_content_type(&gzip, JSON_BODY).is_err());
     }
 
     #[test]
     fn a_patch_of_another_type_hears_which_ones_there_are() {
-        let refused =
-            require_content_type(&header_map(&[("content-type", "text/plain")]), PATCH_BODY);
-        let response = refused
-            .expect_err("not a patch")
-            .into_response(&super::super::request_id::RequestId::make());
-        assert_eq!(
-            response.headers()["accept-patch"],
-            "application/merge-patch+json, application/json"
-        );
+        let refused = require_content_type(&header_map(&[("content-type", "text/plain")]), PATCH_BODY);
+        let response = refused.expect_err("not a patch").into_response(&super::super::request_id::RequestId::make());
+        assert_eq!(response.headers()["accept-patch"], "application/merge-patch+json, application/json");
     }
 }

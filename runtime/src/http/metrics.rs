@@ -28,7 +28,10 @@ static DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
         "nexus_http_request_duration_seconds",
         "From the end of a request's header to the answer's first byte handed over, by route template",
         &["route"],
-        vec![0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+        vec![
+            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            30.0
+        ],
         registry()
     )
     .expect("registered once")
@@ -36,16 +39,13 @@ static DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
 
 /// The statuses that have a counter of their own; the last one stands for all others.
 const STATUSES: [&str; 20] = [
-    "200", "201", "204", "304", "400", "401", "403", "404", "405", "406", "408", "409", "412",
-    "413", "415", "422", "431", "500", "503", "other",
+    "200", "201", "204", "304", "400", "401", "403", "404", "405", "406", "408", "409", "412", "413", "415", "422",
+    "431", "500", "503", "other",
 ];
 
 fn index(status: StatusCode) -> usize {
     let status = status.as_str();
-    STATUSES
-        .iter()
-        .position(|known| *known == status)
-        .unwrap_or(STATUSES.len() - 1)
+    STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1)
 }
 
 /// Methods, and one for all others.
@@ -68,10 +68,7 @@ impl RouteMetrics {
     }
 
     pub(crate) fn count(&self, verb: Option<Verb>, status: StatusCode, took: Duration) {
-        let (method, status) = (
-            verb.map_or(METHODS - 1, |verb| verb as usize),
-            index(status),
-        );
+        let (method, status) = (verb.map_or(METHODS - 1, |verb| verb as usize), index(status));
         self.counters[method][status]
             .get_or_init(|| {
                 let name = verb.map_or("other", Verb::name);

@@ -32,11 +32,6 @@ pub mod wellknown;
 pub(crate) fn header_map(lines: &[(&'static str, &'static str)]) -> ::http::HeaderMap {
     lines
         .iter()
-        .map(|(name, value)| {
-            (
-                ::http::HeaderName::from_static(name),
-                ::http::HeaderValue::from_static(value),
-            )
-        })
+        .map(|(name, value)| (::http::HeaderName::from_static(name), ::http::HeaderValue::from_static(value)))
         .collect()
 }

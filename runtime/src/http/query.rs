@@ -20,27 +20,15 @@ impl<'a> Query<'a> {
     /// 400 `bad-query` when one is not in `known`, stands twice, or is malformed.
     pub fn parse(raw: Option<&'a str>, known: &[&str]) -> Result<Self, Problem> {
         let mut pairs: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
-        for pair in raw
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name)?;
             if !known.contains(&&*name) {
-                let known = if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                };
-                return Err(refuse(format!(
-                    "the parameter `{name}` is not known here; known are: {known}"
-                )));
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(refuse(format!("the parameter `{name}` is not known here; known are: {known}")));
             }
             if pairs.iter().any(|(other, _)| *other == name) {
-                return Err(refuse(format!(
-                    "the parameter `{name}` stands more than once"
-                )));
+                return Err(refuse(format!("the parameter `{name}` stands more than once")));
             }
             pairs.push((name, decode(value)?));
         }
@@ -50,10 +38,7 @@ impl<'a> Query<'a> {
     /// The value of a parameter, which may be empty.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs
-            .iter()
-            .find(|(other, _)| other == name)
-            .map(|(_, value)| &**value)
+        self.pairs.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
     }
 
     /// The number that a parameter gives, or `default` without it.
@@ -70,11 +55,7 @@ impl<'a> Query<'a> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         match text.parse::<N>() {
             Ok(number) if digits && range.contains(&number) => Ok(number),
-            _ => Err(refuse(format!(
-                "`{name}` is a whole number from {} to {}",
-                range.start(),
-                range.end()
-            ))),
+            _ => Err(refuse(format!("`{name}` is a whole number from {} to {}", range.start(), range.end()))),
         }
     }
 
@@ -88,9 +69,7 @@ impl<'a> Query<'a> {
         };
         let members: Vec<&str> = text.split(',').collect();
         if members.iter().any(|member| member.is_empty()) {
-            return Err(refuse(format!(
-                "`{name}` is a comma list without empty members"
-            )));
+            return Err(refuse(format!("`{name}` is a comma list without empty members")));
         }
         Ok(Some(members))
     }
@@ -102,10 +81,7 @@ fn refuse(detail: String) -> Problem {
 
 /// Decodes percent-encoding and `+`. Borrows when there is none of either.
 fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
-    if !text
-        .bytes()
-        .any(|b| b == b'%' || b == b'+' || !b.is_ascii())
-    {
+    if !text.bytes().any(|b| b == b'%' || b == b'+' || !b.is_ascii()) {
         return Ok(Cow::Borrowed(text));
     }
     let malformed = || refuse("the query string's percent-encoding is malformed".to_owned());
@@ -115,21 +91,14 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
         decoded.push(match byte {
             b'+' => b' ',
             b'%' => {
-                let mut digit = || {
-                    bytes
-                        .next()
-                        .and_then(|b| char::from(b).to_digit(16))
-                        .ok_or_else(malformed)
-                };
+                let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).ok_or_else(malformed);
                 let (high, low) = (digit()?, digit()?);
                 u8::try_from(high * 16 + low).map_err(|_| malformed())?
             }
             other => other,
         });
     }
-    String::from_utf8(decoded)
-        .map(Cow::Owned)
-        .map_err(|_| malformed())
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| malformed())
 }
 
 #[cfg(test)]
@@ -139,15 +108,12 @@ mod tests {
     const KNOWN: &[&str] = &["status", "limit", "q"];
 
     fn code(raw: &str) -> Option<&'static str> {
-        Query::parse(Some(raw), KNOWN)
-            .err()
-            .map(|problem| problem.kind.code)
+        Query::parse(Some(raw), KNOWN).err().map(|problem| problem.kind.code)
     }
 
     #[test]
     fn values_are_decoded() {
-        let query =
-            Query::parse(Some("status=a%2Cb&q=caf%C3%A9+au+lait&limit="), KNOWN).expect("fine");
+        let query = Query::parse(Some("status=a%2Cb&q=caf%C3%A9+au+lait&limit="), KNOWN).expect("fine");
         assert_eq!(query.get("q"), Some("café au lait"));
         assert_eq!(query.list("status"), Ok(Some(vec!["a", "b"])));
         assert_eq!(query.get("limit"), Some(""));
@@ -158,40 +124,19 @@ mod tests {
 
     #[test]
     fn unknown_repeated_and_malformed_parameters_are_refused() {
-        for bad in [
-            "x=1",
-            "limit=1&limit=1",
-            "limit=1&%6cimit=2",
-            "q=%",
-            "q=%4",
-            "q=%zz",
-            "q=%ff",
-            "%=1",
-            "=1",
-        ] {
+        for bad in ["x=1", "limit=1&limit=1", "limit=1&%6cimit=2", "q=%", "q=%4", "q=%zz", "q=%ff", "%=1", "=1"] {
             assert_eq!(code(bad), Some("bad-query"), "{bad}");
         }
     }
 
     #[test]
     fn numbers_keep_their_range() {
-        let number = |raw| {
-            Query::parse(Some(raw), KNOWN)
-                .expect("known")
-                .number("limit", 1..=500_u32, 50)
-                .ok()
-        };
+        let number = |raw| Query::parse(Some(raw), KNOWN).expect("known").number("limit", 1..=500_u32, 50).ok();
         assert_eq!(number(""), Some(50));
         assert_eq!(number("limit=500"), Some(500));
-        for bad in [
-            "limit=0",
-            "limit=501",
-            "limit=",
-            "limit=%2B5",
-            "limit=-1",
-            "limit=1e2",
-            "limit=99999999999999999999",
-        ] {
+        for bad in
+            ["limit=0", "limit=501", "limit=", "limit=%2B5", "limit=-1", "limit=1e2", "limit=99999999999999999999"]
+        {
             assert_eq!(number(bad), None, "{bad}");
         }
     }

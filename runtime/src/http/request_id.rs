@@ -21,8 +21,7 @@ impl RequestId {
         let mut values = headers.get_all(&X_REQUEST_ID).iter();
         match (values.next(), values.next()) {
             (Some(value), None)
-                if (1..=128).contains(&value.len())
-                    && value.as_bytes().iter().all(|b| (0x20..=0x7e).contains(b)) =>
+                if (1..=128).contains(&value.len()) && value.as_bytes().iter().all(|b| (0x20..=0x7e).contains(b)) =>
             {
                 Self(value.clone())
             }
@@ -72,27 +71,14 @@ mod tests {
 
     #[test]
     fn a_printable_id_is_echoed_and_any_other_replaced() {
-        assert_eq!(
-            RequestId::of(&header_map(&[("x-request-id", "abc 1")])).as_str(),
-            "abc 1"
-        );
-        for lines in [
-            &[][..],
-            &[("x-request-id", "")],
-            &[("x-request-id", "a"), ("x-request-id", "b")],
-        ] {
+        assert_eq!(RequestId::of(&header_map(&[("x-request-id", "abc 1")])).as_str(), "abc 1");
+        for lines in [&[][..], &[("x-request-id", "")], &[("x-request-id", "a"), ("x-request-id", "b")]] {
             assert_eq!(RequestId::of(&header_map(lines)).as_str().len(), 16);
         }
         let mut headers = HeaderMap::new();
-        headers.insert(
-            &X_REQUEST_ID,
-            HeaderValue::from_str(&"x".repeat(129)).expect("a value"),
-        );
+        headers.insert(&X_REQUEST_ID, HeaderValue::from_str(&"x".repeat(129)).expect("a value"));
         assert_eq!(RequestId::of(&headers).as_str().len(), 16);
-        headers.insert(
-            &X_REQUEST_ID,
-            HeaderValue::from_bytes(b"caf\xc3\xa9").expect("a value"),
-        );
+        headers.insert(&X_REQUEST_ID, HeaderValue::from_bytes(b"caf\xc3\xa9").expect("a value"));
         assert_eq!(RequestId::of(&headers).as_str().len(), 16);
     }
 

@@ -62,12 +62,7 @@ impl Route {
     /// A resource. Templates are unique in a process.
     #[must_use]
     pub const fn new(template: &'static str, verbs: &'static [Verb]) -> Self {
-        Self {
-            template,
-            verbs,
-            allow: OnceLock::new(),
-            metrics: OnceLock::new(),
-        }
+        Self { template, verbs, allow: OnceLock::new(), metrics: OnceLock::new() }
     }
 
     /// The value of `Allow`.
@@ -88,8 +83,7 @@ impl Route {
     }
 
     pub(crate) fn metrics(&self) -> &RouteMetrics {
-        self.metrics
-            .get_or_init(|| Box::new(RouteMetrics::new(self.template)))
+        self.metrics.get_or_init(|| Box::new(RouteMetrics::new(self.template)))
     }
 }
 
@@ -138,10 +132,7 @@ mod tests {
     #[test]
     fn a_trailing_slash_is_a_segment_and_too_many_are_none() {
         assert_eq!(segments::<3>("/v1/signals").as_slice(), ["v1", "signals"]);
-        assert_eq!(
-            segments::<3>("/v1/signals/").as_slice(),
-            ["v1", "signals", ""]
-        );
+        assert_eq!(segments::<3>("/v1/signals/").as_slice(), ["v1", "signals", ""]);
         assert_eq!(segments::<3>("//").as_slice(), ["", ""]);
         assert_eq!(segments::<3>("/").as_slice(), [""]);
         assert!(segments::<3>("/a/b/c/d").as_slice().is_empty());

@@ -59,21 +59,14 @@ pub struct About {
 
 impl std::fmt::Debug for About {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("About")
-            .field("name", &self.name)
-            .field("version", &self.version)
-            .finish_non_exhaustive()
+        f.debug_struct("About").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
     }
 }
 
 /// The commit that this was built from, when the build said so in `NEXUS_COMMIT`.
 pub const COMMIT: Option<&str> = option_env!("NEXUS_COMMIT");
 /// `release` or `debug`.
-pub const PROFILE: &str = if cfg!(debug_assertions) {
-    "debug"
-} else {
-    "release"
-};
+pub const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 
 static INDEX: Route = Route::new("/", &[Verb::Get]);
 static LIVEZ: Route = Route::new("/livez", &[Verb::Get]);
@@ -94,46 +87,29 @@ pub(crate) fn resolve(path: &str) -> Option<&'static Route> {
         "/version" => &VERSION,
         "/openapi.json" => &OPENAPI,
         "/problems/" | "/problems" => &PROBLEMS,
-        _ if path
-            .strip_prefix("/problems/")
-            .is_some_and(|code| kind(code).is_some()) =>
-        {
-            &PROBLEM
-        }
+        _ if path.strip_prefix("/problems/").is_some_and(|code| kind(code).is_some()) => &PROBLEM,
         _ => return None,
     })
 }
 
 /// The answer to a `GET` of a path that [`resolve`] knows.
-pub(crate) fn get(
-    about: &About,
-    path: &str,
-    headers: &HeaderMap,
-) -> Result<Response<Body>, Failure> {
+pub(crate) fn get(about: &About, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
     // Probes and scrapers send what they like as Accept: only the pages look at it.
     Ok(match path {
         "/livez" => fresh(reply::json(StatusCode::OK, r#"{"status":"alive"}"#)),
         "/readyz" => ready((about.readiness)())?,
-        "/metrics" => fresh(reply::typed(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            telemetry::render(),
-        )),
+        "/metrics" => {
+            fresh(reply::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render()))
+        }
         "/version" => reply::json(StatusCode::OK, version(about)?),
         "/openapi.json" => reply::json(StatusCode::OK, about.openapi.as_bytes()),
         "/" => match page_media(headers) {
             Media::Html => html(about.name, &index_html(about)),
-            _ => reply::json(
-                StatusCode::OK,
-                encode(&serde_json::json!({ "name": about.name, "links": LINKS }))?,
-            ),
+            _ => reply::json(StatusCode::OK, encode(&serde_json::json!({ "name": about.name, "links": LINKS }))?),
         },
         "/problems/" | "/problems" => match page_media(headers) {
             Media::Html => html("Problems", &problems_html()),
-            _ => reply::json(
-                StatusCode::OK,
-                encode(&KINDS.iter().map(|kind| Page::of(kind)).collect::<Vec<_>>())?,
-            ),
+            _ => reply::json(StatusCode::OK, encode(&KINDS.iter().map(|kind| Page::of(kind)).collect::<Vec<_>>())?),
         },
         _ => {
             let kind = path.strip_prefix("/problems/").and_then(kind);
@@ -146,14 +122,7 @@ pub(crate) fn get(
     })
 }
 
-const LINKS: &[&str] = &[
-    "/livez",
-    "/readyz",
-    "/metrics",
-    "/version",
-    "/openapi.json",
-    "/problems/",
-];
+const LINKS: &[&str] = &["/livez", "/readyz", "/metrics", "/version", "/openapi.json", "/problems/"];
 
 fn page_media(headers: &HeaderMap) -> Media {
     negotiate(headers, &[Media::Html, Media::Json]).unwrap_or(Media::Html)
@@ -164,9 +133,7 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
 }
 
 fn fresh(mut response: Response<Body>) -> Response<Body> {
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -174,9 +141,7 @@ fn ready(readiness: Readiness) -> Result<Response<Body>, Failure> {
     let body = encode(&readiness)?;
     if readiness.status == Status::Unavailable {
         let mut response = fresh(reply::json(StatusCode::SERVICE_UNAVAILABLE, body));
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         return Ok(response);
     }
     Ok(fresh(reply::json(StatusCode::OK, body)))
@@ -199,19 +164,8 @@ struct Page {
 
 impl Page {
     fn of(kind: &'static Kind) -> Self {
-        let Kind {
-            code,
-            status,
-            title,
-            help,
-        } = *kind;
-        Self {
-            r#type: format!("/problems/{code}"),
-            code,
-            status,
-            title,
-            help,
-        }
+        let Kind { code, status, title, help } = *kind;
+        Self { r#type: format!("/problems/{code}"), code, status, title, help }
     }
 }
 
@@ -226,10 +180,7 @@ fn html(title: &str, main: &str) -> Response<Body> {
 }
 
 fn index_html(about: &About) -> String {
-    let mut text = format!(
-        "<p>Version {}, {PROFILE} build.</p>\n<ul>\n",
-        escape(about.version)
-    );
+    let mut text = format!("<p>Version {}, {PROFILE} build.</p>\n<ul>\n", escape(about.version));
     for link in LINKS {
         let _ = writeln!(text, "<li><a href=\"{link}\">{link}</a></li>");
     }
@@ -238,18 +189,9 @@ fn index_html(about: &About) -> String {
 
 fn problems_html() -> String {
     let mut text = String::from("<p>Every error that this API answers.</p>\n<ul>\n");
-    for Kind {
-        code,
-        status,
-        title,
-        ..
-    } in KINDS
-    {
-        let _ = writeln!(
-            text,
-            "<li>{status} <a href=\"/problems/{code}\"><code>{code}</code></a>: {}</li>",
-            escape(title)
-        );
+    for Kind { code, status, title, .. } in KINDS {
+        let _ =
+            writeln!(text, "<li>{status} <a href=\"/problems/{code}\"><code>{code}</code></a>: {}</li>", escape(title));
     }
     text + "</ul>"
 }
@@ -264,10 +206,7 @@ fn problem_html(kind: &Kind) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -276,34 +215,15 @@ mod tests {
     use super::*;
 
     fn about(status: Status) -> About {
-        let checks = || {
-            BTreeMap::from([(
-                "redis",
-                Check {
-                    ok: false,
-                    detail: "away".to_owned(),
-                },
-            )])
-        };
-        let readiness = Box::new(move || Readiness {
-            status,
-            checks: checks(),
-        });
-        About {
-            name: "test",
-            version: "1",
-            openapi: "{}",
-            readiness,
-        }
+        let checks = || BTreeMap::from([("redis", Check { ok: false, detail: "away".to_owned() })]);
+        let readiness = Box::new(move || Readiness { status, checks: checks() });
+        About { name: "test", version: "1", openapi: "{}", readiness }
     }
 
     fn fetch(path: &str, accept: &'static str, status: Status) -> (StatusCode, String) {
-        let response =
-            get(&about(status), path, &header_map(&[("accept", accept)])).expect("known");
+        let response = get(&about(status), path, &header_map(&[("accept", accept)])).expect("known");
         let code = response.status();
-        let Body::Full(body) = response.into_body() else {
-            panic!("a page has a body")
-        };
+        let Body::Full(body) = response.into_body() else { panic!("a page has a body") };
         (code, String::from_utf8(body.to_vec()).expect("UTF-8"))
     }
 
@@ -313,31 +233,17 @@ mod tests {
             let path = format!("/problems/{}", kind.code);
             assert!(resolve(&path).is_some());
             assert!(fetch(&path, "*/*", Status::Ready).1.contains("<h1>"));
-            assert!(
-                fetch(&path, "application/json", Status::Ready)
-                    .1
-                    .contains(&format!("\"code\":\"{}\"", kind.code))
-            );
+            assert!(fetch(&path, "application/json", Status::Ready).1.contains(&format!("\"code\":\"{}\"", kind.code)));
         }
         assert!(resolve("/problems/no-such").is_none());
-        assert!(
-            !fetch("/problems/not-yet-consistent", "*/*", Status::Ready)
-                .1
-                .contains("<seconds>")
-        );
+        assert!(!fetch("/problems/not-yet-consistent", "*/*", Status::Ready).1.contains("<seconds>"));
     }
 
     #[test]
     fn readiness_is_503_only_when_unavailable_and_always_with_reasons() {
         let (code, body) = fetch("/readyz", "*/*", Status::Degraded);
         assert_eq!(code, StatusCode::OK);
-        assert_eq!(
-            body,
-            r#"{"status":"degraded","checks":{"redis":{"ok":false,"detail":"away"}}}"#
-        );
-        assert_eq!(
-            fetch("/readyz", "*/*", Status::Unavailable).0,
-            StatusCode::SERVICE_UNAVAILABLE
-        );
+        assert_eq!(body, r#"{"status":"degraded","checks":{"redis":{"ok":false,"detail":"away"}}}"#);
+        assert_eq!(fetch("/readyz", "*/*", Status::Unavailable).0, StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -33,13 +33,9 @@ pub fn init() -> Result<(), TelemetryError> {
         _ => EnvFilter::new("info"),
     };
     let format = std::env::var("NEXUS_LOG_FORMAT").unwrap_or_default();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format.as_str() {
-        "" | "human" => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        "" | "human" => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         "json" => builder.json().flatten_event(true).try_init(),
         _ => return Err(TelemetryError::Format(format)),
     }
@@ -48,9 +44,7 @@ pub fn init() -> Result<(), TelemetryError> {
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let registry = Registry::new();
-    registry
-        .register(Box::new(process::Process::new()))
-        .expect("the process metrics are the first of their names");
+    registry.register(Box::new(process::Process::new())).expect("the process metrics are the first of their names");
     registry
 });
 
@@ -76,21 +70,9 @@ mod tests {
     #[test]
     fn the_text_holds_the_process_metrics() {
         let text = String::from_utf8(super::render()).expect("UTF-8");
-        for name in [
-            "process_resident_memory_bytes",
-            "process_cpu_seconds_total",
-            "process_open_fds",
-        ] {
-            let line = text
-                .lines()
-                .find(|line| line.starts_with(name))
-                .unwrap_or_else(|| panic!("no {name}"));
-            let value: f64 = line
-                .rsplit(' ')
-                .next()
-                .unwrap_or_default()
-                .parse()
-                .expect("a number");
+        for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+            let value: f64 = line.rsplit(' ').next().unwrap_or_default().parse().expect("a number");
             assert!(value >= 0.0, "{line}");
         }
     }

@@ -19,11 +19,8 @@ impl Process {
         let gauge = |name: &str, help: &str| Gauge::new(name, help).expect("a valid metric name");
         Self {
             resident: gauge("process_resident_memory_bytes", "Resident memory in bytes"),
-            cpu: Counter::new(
-                "process_cpu_seconds_total",
-                "User and system CPU time in seconds",
-            )
-            .expect("a valid metric name"),
+            cpu: Counter::new("process_cpu_seconds_total", "User and system CPU time in seconds")
+                .expect("a valid metric name"),
             fds: gauge("process_open_fds", "Open file descriptors"),
             threads: gauge("process_threads", "Threads"),
         }
@@ -38,11 +35,7 @@ impl Process {
                 self.threads.set(threads);
             }
         }
-        if let Some(seconds) = std::fs::read_to_string("/proc/self/stat")
-            .ok()
-            .as_deref()
-            .and_then(cpu_seconds)
-        {
+        if let Some(seconds) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(cpu_seconds) {
             let grown = seconds - self.cpu.get();
             if grown > 0.0 {
                 self.cpu.inc_by(grown);
@@ -56,13 +49,7 @@ impl Process {
 }
 
 fn field(status: &str, name: &str) -> Option<f64> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// `utime` + `stime`: fields 14 and 15. The second field is a name in parentheses that may hold spaces.
@@ -75,24 +62,12 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 
 impl Collector for Process {
     fn desc(&self) -> Vec<&Desc> {
-        [
-            self.resident.desc(),
-            self.cpu.desc(),
-            self.fds.desc(),
-            self.threads.desc(),
-        ]
-        .concat()
+        [self.resident.desc(), self.cpu.desc(), self.fds.desc(), self.threads.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.read();
-        [
-            self.resident.collect(),
-            self.cpu.collect(),
-            self.fds.collect(),
-            self.threads.collect(),
-        ]
-        .concat()
+        [self.resident.collect(), self.cpu.collect(), self.fds.collect(), self.threads.collect()].concat()
     }
 }
 
