@@ -1,6 +1,7 @@
 //! `nexus up`: starts what is not running, and says how to use it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -253,8 +254,8 @@ async fn start_planes(home: &Home, state: &mut State, planes: [&PlanePlan; 2]) -
 fn write_env(home: &Home, state: &State, settings: &Settings) -> Result<()> {
     let mut variables = settings.for_env_file();
     let mut add = |name: &str, value: String| variables.push((name.to_owned(), value));
-    add("NEXUS_CONTROL_URL", format!("http://{}", settings.get("NEXUS_CONTROL_ADDR")));
-    add("NEXUS_DATAPLANE_URL", format!("http://{}", settings.get("NEXUS_DATAPLANE_ADDR")));
+    add("NEXUS_CONTROL_URL", url_of(settings.get("NEXUS_CONTROL_ADDR")));
+    add("NEXUS_DATAPLANE_URL", url_of(settings.get("NEXUS_DATAPLANE_ADDR")));
     add("NEXUS_API_KEY", state.api_key.clone().unwrap_or_default());
     add("NEXUS_HOME", home.path().display().to_string());
     if !settings.is_given("NEXUS_DATABASE_URL") {
@@ -263,8 +264,16 @@ fn write_env(home: &Home, state: &State, settings: &Settings) -> Result<()> {
     home.write_env(&variables)
 }
 
+/// How a client on this machine gets to a plane; one that listens everywhere listens on loopback too.
+fn url_of(address: &str) -> String {
+    match address.parse::<SocketAddr>() {
+        Ok(everywhere) if everywhere.ip().is_unspecified() => format!("http://{}", ports::local(everywhere.port())),
+        _ => format!("http://{address}"),
+    }
+}
+
 fn how_to_use(request: &Up, home: &Home, control: &PlanePlan, dataplane: &PlanePlan, key: &str) -> String {
-    let (control, dataplane) = (control.address, dataplane.address);
+    let (control, dataplane) = (url_of(&control.address.to_string()), url_of(&dataplane.address.to_string()));
     let cli = request.bin.join("nexus-cli");
     // Shown from where the user stands, when it is below.
     let here = std::env::current_dir().unwrap_or_default();
@@ -274,12 +283,12 @@ fn how_to_use(request: &Up, home: &Home, control: &PlanePlan, dataplane: &PlaneP
     let env = if env.contains('/') { env } else { format!("./{env}") };
     format!(
         "\nNexus is up.\n  \
-         control plane  http://{control}\n  \
-         data plane     http://{dataplane}\n  \
+         control plane  {control}\n  \
+         data plane     {dataplane}\n  \
          admin's key    {key}\n\n\
          Try:\n  \
-         curl -sS http://{control}/v1/signals -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{{\"title\":\"Hello\",\"priority\":\"high\"}}'\n  \
-         curl -sS 'http://{dataplane}/v1/signals?limit=5' -H 'Authorization: Bearer {key}'\n  \
+         curl -sS {control}/v1/signals -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{{\"title\":\"Hello\",\"priority\":\"high\"}}'\n  \
+         curl -sS '{dataplane}/v1/signals?limit=5' -H 'Authorization: Bearer {key}'\n  \
          . {env} && {cli} list\n"
     )
 }
