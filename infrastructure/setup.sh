@@ -81,3 +81,8 @@ install() {
         -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install "${packages[@]}" >&2
 }
 install || { "${root[@]}" apt-get -qq update >&2; install; }
+
+# Nor at the next boot: it would take the port that a stack of ours uses.
+case " ${packages[*]} " in
+    *" redis-server "*) "${root[@]}" systemctl --quiet disable redis-server.service >/dev/null 2>&1 || true ;;
+esac

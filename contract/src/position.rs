@@ -64,6 +64,10 @@ pub struct LastRecord {
     pub offset: i64,
     /// Its number in the epoch.
     pub seq: u64,
+    /// Where it is a deletion: when it was published, in milliseconds since 1970. Compaction may take
+    /// a deletion away once it is older than the topic's `delete.retention.ms`, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<i64>,
 }
 
 /// The last of our messages in the last published transaction, by which a stream proves that it is
@@ -143,10 +147,15 @@ mod tests {
             begin: BTreeMap::from([(s1, 5)]),
             end_lsn: Lsn(0x16_b374_d848),
             last: Some(LastMessage { index: 3, hash: u64::MAX }),
-            partitions: BTreeMap::from([(s1, LastRecord { offset: 9, seq: 4 })]),
+            partitions: BTreeMap::from([(s1, LastRecord { offset: 9, seq: 4, deleted: None })]),
         };
         assert_eq!(serde_json::to_string(&position).expect("serialises"), golden);
         assert_eq!(serde_json::from_str::<Position>(golden).expect("reads"), position);
+
+        let deleted = LastRecord { offset: 9, seq: 4, deleted: Some(1_790_000_000_000) };
+        let text = r#"{"offset":9,"seq":4,"deleted":1790000000000}"#;
+        assert_eq!(serde_json::to_string(&deleted).expect("serialises"), text);
+        assert_eq!(serde_json::from_str::<LastRecord>(text).expect("reads"), deleted);
 
         let golden = include_str!("../golden/watermark-v1.json").trim();
         let watermark = Watermark {

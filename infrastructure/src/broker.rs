@@ -227,6 +227,11 @@ pub(crate) async fn answers(brokers: String) -> bool {
     matches!(tokio::task::spawn_blocking(ask).await, Ok(Some(true)))
 }
 
+/// Fetches the jars unless they are there, or not needed.
+pub(crate) async fn prepare() -> Result<()> {
+    if redpanda().is_some() { Ok(()) } else { Jars::resolve().await.map(drop) }
+}
+
 fn redpanda() -> Option<PathBuf> {
     on_path("redpanda")
 }

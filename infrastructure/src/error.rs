@@ -16,7 +16,9 @@ pub enum LaunchError {
         hint: String,
     },
     /// Another program listens on the port that a process should have.
-    #[error("port {port}, which {name} needs, is held by {holder}; stop that, or let free ports be picked: NEXUS_PORTS=auto")]
+    #[error(
+        "port {port}, which {name} needs, is held by {holder}; stop that, or let free ports be picked: NEXUS_PORTS=auto"
+    )]
     PortBusy {
         /// The process that wanted the port.
         name: String,

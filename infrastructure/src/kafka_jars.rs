@@ -58,8 +58,7 @@ impl Jars {
             output,
         ];
         run(&Account::Own, "mvn", args, &[]).await?;
-        std::fs::rename(&fetching, self.directory.join("jars"))
-            .context(|| format!("can't move {}", fetching.display()))
+        std::fs::rename(&fetching, self.directory.join("jars")).context(|| format!("can't move {}", fetching.display()))
     }
 
     /// The jars in a fixed order: the archive of classes is good for one class path only.

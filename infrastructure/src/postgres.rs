@@ -179,7 +179,9 @@ impl Postgres {
 fn executable(name: &str) -> Result<PathBuf> {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = installed
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin").join(name))))
+        .filter_map(|entry| {
+            Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin").join(name)))
+        })
         .filter(|(major, program)| *major >= OLDEST_MAJOR && program.is_file())
         .max_by_key(|(major, _)| *major);
     let on_path = || on_path(name).and_then(|program| program.canonicalize().ok());

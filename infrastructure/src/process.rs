@@ -103,6 +103,11 @@ impl Running {
         matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) || !self.process.is_alive()
     }
 
+    /// Waits, without yielding, for a process that has been killed.
+    pub fn reap(&mut self) {
+        let _ = self.child.wait();
+    }
+
     /// Waits until the process has ended and reaps it. Returns false when it has not by the deadline.
     pub async fn wait_gone(&mut self, deadline: Duration) -> bool {
         let gone = self.process.wait_gone(deadline).await;
@@ -133,10 +138,8 @@ impl Launch {
             command.args(["-c", GATE, "gate", "setsid"]);
         }
         command.args(self.account.prefix()).arg(&self.program).args(&self.args);
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("NEXUS_") || name.starts_with("PG")) {
-                command.env_remove(&name);
-            }
+        for name in foreign_variables() {
+            command.env_remove(name);
         }
         command
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -159,6 +162,13 @@ impl Launch {
     }
 }
 
+/// Settings of whoever started us, which must not reach a process that is given its own.
+fn foreign_variables() -> impl Iterator<Item = OsString> {
+    let foreign =
+        |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("NEXUS_") || name.starts_with("PG"));
+    std::env::vars_os().map(|(name, _)| name).filter(foreign)
+}
+
 /// Runs a command to its end as the account. Returns what it printed on standard output.
 pub(crate) async fn run(
     account: &Account,
@@ -171,6 +181,9 @@ pub(crate) async fn run(
     words.extend(args.into_iter().map(Into::into));
     let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let mut command = tokio::process::Command::new(&words[0]);
+    for name in foreign_variables() {
+        command.env_remove(name);
+    }
     command.args(&words[1..]).envs(env.iter().map(|(name, value)| (name, value)));
     command.current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.map_err(|source| match source.kind() {

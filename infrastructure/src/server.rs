@@ -191,7 +191,7 @@ impl Server {
             READY_DEADLINE,
             self.recipe.log(),
             || self.lock().as_mut().is_none_or(Running::has_ended),
-            async || self.recipe.is_ready().await,
+            || self.recipe.is_ready(),
         )
         .await?;
         self.recipe.furnish().await

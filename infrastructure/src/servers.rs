@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::account::Account;
 use crate::broker::{Broker, BrokerProfile};
-use crate::error::{IoContext, Result};
+use crate::error::{IoContext, LaunchError, Result};
 use crate::postgres::{Postgres, ROLE};
 use crate::redis::Redis;
 use crate::server::{Recipe, Server};
@@ -18,7 +18,7 @@ use crate::{ports, secret};
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Where to put data and logs. By default a scratch directory of its own, removed at the end; a directory that is
-    /// named here is kept.
+    /// named here is kept, and must not have servers' data in it: the passwords of those are not known any more.
     pub dir: Option<PathBuf>,
     /// How much memory the broker gets.
     pub broker_profile: BrokerProfile,
@@ -58,6 +58,10 @@ impl Servers {
         };
         std::fs::create_dir_all(&dir).context(|| format!("can't make {}", dir.display()))?;
         let dir = dir.canonicalize().context(|| format!("can't find {}", dir.display()))?;
+        if dir.join("postgres").exists() {
+            let reason = format!("{} holds the data of earlier servers", dir.display());
+            return Err(LaunchError::Setting { name: "dir", reason });
+        }
         let supervisor = Arc::new(Supervisor::start(scratch.then_some(dir.as_path()))?);
         let log = |name: &str| dir.join(format!("{name}.log"));
         let postgres = Postgres {
@@ -142,7 +146,8 @@ impl Servers {
 
 /// A directory below the system's temporary one that the servers' accounts can pass through.
 fn scratch_dir() -> Result<PathBuf> {
-    let dir = tempfile::Builder::new().prefix("nexus-").tempdir().context(|| "can't make a scratch directory".to_owned())?;
+    let dir =
+        tempfile::Builder::new().prefix("nexus-").tempdir().context(|| "can't make a scratch directory".to_owned())?;
     let path = dir.keep();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o711))
         .context(|| format!("can't open up {}", path.display()))?;

@@ -158,7 +158,9 @@ impl Namespace {
         let url = self.servers.postgres_recipe().admin_url("postgres");
         let mut connection = PgConnection::connect(&url).await.map_err(failed)?;
         let statements = [
-            format!("SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"),
+            format!(
+                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
+            ),
             format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"),
             format!("DROP DATABASE IF EXISTS {id} WITH (FORCE)"),
         ];

@@ -14,7 +14,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Cancel safety
 /// Dropping the future stops the asking and nothing else.
-pub async fn until<T>(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+pub async fn until<T, F>(what: &str, deadline: Duration, mut condition: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Option<T>>,
+{
     let begin = Instant::now();
     loop {
         if let Some(value) = condition().await {
@@ -28,14 +31,15 @@ pub async fn until<T>(what: &str, deadline: Duration, mut condition: impl AsyncF
 }
 
 /// As [`until`], for a process that is starting: gives up at once when it has ended, and shows its log.
-pub(crate) async fn until_ready(
+pub(crate) async fn until_ready<F: Future<Output = bool>>(
     name: &str,
     deadline: Duration,
     log: &Path,
-    mut has_ended: impl FnMut() -> bool,
-    mut ready: impl AsyncFnMut() -> bool,
+    has_ended: impl Fn() -> bool,
+    ready: impl Fn() -> F,
 ) -> Result<()> {
-    let outcome = until(&format!("{name} to be ready"), deadline, async || {
+    let (has_ended, ready) = (&has_ended, &ready);
+    let outcome = until(&format!("{name} to be ready"), deadline, || async move {
         if ready().await {
             return Some(true);
         }

@@ -1,1 +1,33 @@
-//! placeholder
+//! Load generator for Nexus: latency to consistency, measured so that nobody can argue.
+//!
+//! A command's clock starts at the time at which it was *meant* to be sent and stops when the
+//! view server first shows its version or a later one. Everything that is accepted, and everything
+//! that is shown, goes through a checker; and where the generator itself was the bottleneck, it
+//! says INVALID instead of a figure. See `INTERFACE` for the command line and `summary.json`.
+//!
+//! The way of a figure: [`schedule`] says when, [`workload`] what, [`pacer`] sends and reads
+//! answers through [`client`], [`observer`] watches the view, [`judge`] puts both together with the
+//! [`checker`] and the [`recorder`], [`run`] is the control flow, [`summary`] the outcome.
+
+pub mod checker;
+pub mod client;
+pub mod clock;
+pub mod document;
+pub mod journal;
+pub mod judge;
+pub mod live;
+pub mod manifest;
+pub mod observer;
+pub mod options;
+pub mod pacer;
+pub mod priority;
+pub mod probe;
+pub mod random;
+pub mod recorder;
+pub mod run;
+pub mod schedule;
+pub mod slo;
+pub mod sse;
+pub mod summary;
+pub mod verify;
+pub mod workload;

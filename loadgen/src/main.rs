@@ -1,1 +1,9 @@
-fn main(){}
+//! `loadgen`: arguments → run → exit code.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    // Below environment and flags.
+    let _ = dotenvy::from_path(".env");
+    cli::main()
+}

@@ -1,0 +1,75 @@
+# Two commands: `make up` runs everything on this machine, `make test` checks everything. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+NEXUS_HOME ?= .nexus
+export NEXUS_HOME
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/release
+# Rust is often installed for a user without being on every shell's PATH.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# What a shell needs to talk to the running stack.
+WITH_ENV = [ -f "$(NEXUS_HOME)/env" ] || { echo "no stack in $(NEXUS_HOME): make up" >&2; exit 1; }; \
+	. "$(abspath $(NEXUS_HOME))/env"
+
+.PHONY: help up down status logs demo test check bench setup build tools run-control run-dataplane cli import-debian \
+	clean-data
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: build ## Everything from a fresh clone: install, build, start, and say how to use it
+	@$(BIN)/nexus up
+
+down: ## Stop the stack, keep its data
+	@[ ! -x $(BIN)/nexus ] || $(BIN)/nexus down
+
+status: ## What runs, and whether it answers
+	@$(BIN)/nexus status
+
+logs: ## The ends of all logs
+	@$(BIN)/nexus logs
+
+demo: up ## A short load with a live picture
+	@$(WITH_ENV); $(BIN)/loadgen run --rate 500 --duration 20s --out $(TARGET)/demo
+
+test: ## Every test, with servers of its own on free ports; leaves nothing running
+	@infrastructure/setup.sh
+	@infrastructure/test.sh
+
+check: ## Format, lints, licences, docs
+	@infrastructure/setup.sh
+	@infrastructure/check.sh
+
+bench: up ## The stages by themselves, then 1,000 commands/s for a minute against the running stack
+	@cargo bench -p bench
+	@$(WITH_ENV); $(BIN)/loadgen run --rate 1000 --duration 60s --out $(TARGET)/bench
+
+setup: build ## Install what the machine lacks, build, fetch the broker; start nothing
+	@$(BIN)/nexus prepare
+
+tools:
+	@infrastructure/setup.sh
+
+build: tools
+	@cargo build --release --workspace --bins
+
+run-control: build ## The control plane in the foreground, against the stack's servers
+	@$(WITH_ENV); exec $(BIN)/nexus-control serve
+
+run-dataplane: build ## The data plane in the foreground, against the stack's servers
+	@$(WITH_ENV); exec $(BIN)/nexus-dataplane serve
+
+cli: ## nexus-cli against the running stack: make cli ARGS="list"
+	@$(WITH_ENV); exec $(BIN)/nexus-cli $(ARGS)
+
+import-debian: ## Debian's package index as signals, some 60,000 of them
+	@command -v apt-cache >/dev/null || { echo "apt-cache is missing: this needs Debian" >&2; exit 1; }
+	@$(WITH_ENV); apt-cache dumpavail | $(BIN)/nexus debian-index > $(TARGET)/debian.jsonl; \
+		exec $(BIN)/nexus-cli import $(TARGET)/debian.jsonl
+
+clean-data: ## Stop the stack and remove its data, keys, ports and logs
+	@[ ! -x $(BIN)/nexus ] || $(BIN)/nexus clean-data

@@ -1,0 +1,193 @@
+//! The bounded queue in front of the workers, and who holds which idempotency key.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use contract::problem::{KEY_IN_USE, Problem};
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use super::{BatcherSettings, CommandMetrics};
+use crate::request::{Answer, Refusal, Request};
+
+type Reply = oneshot::Sender<Result<Answer, Refusal>>;
+type Key = (Uuid, String);
+
+/// A request's place in line: answers it exactly once, whatever happens to its batch.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    reply: Option<Reply>,
+    submitted: Instant,
+    key: Option<KeyHold>,
+}
+
+impl Ticket {
+    pub(super) fn submitted(&self) -> Instant {
+        self.submitted
+    }
+
+    pub(super) fn answer(mut self, result: Result<Answer, Refusal>) {
+        self.send(result);
+    }
+
+    fn send(&mut self, result: Result<Answer, Refusal>) {
+        // Released first: who has the answer may repeat the request at once.
+        self.key = None;
+        if let Some(reply) = self.reply.take() {
+            // The caller may have gone; the command stands all the same.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.send(Err(Refusal::OutcomeUnknown));
+    }
+}
+
+/// An idempotency key whose request is running in this process.
+#[derive(Debug)]
+struct KeyHold {
+    held: Arc<Mutex<HashSet<Key>>>,
+    key: Key,
+}
+
+impl KeyHold {
+    fn take(held: &Arc<Mutex<HashSet<Key>>>, key: Key) -> Option<Self> {
+        let fresh = lock(held).insert(key.clone());
+        fresh.then(|| Self { held: Arc::clone(held), key })
+    }
+}
+
+impl Drop for KeyHold {
+    fn drop(&mut self) {
+        lock(&self.held).remove(&self.key);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: VecDeque<(Request, Ticket)>,
+    bytes: usize,
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    held: Arc<Mutex<HashSet<Key>>>,
+    arrival: Notify,
+    settings: BatcherSettings,
+    metrics: CommandMetrics,
+}
+
+impl Queue {
+    pub(super) fn new(settings: BatcherSettings, metrics: CommandMetrics) -> Self {
+        Self { waiting: Mutex::default(), held: Arc::default(), arrival: Notify::new(), settings, metrics }
+    }
+
+    pub(super) fn push(&self, request: Request) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
+        let (reply, receiver) = oneshot::channel();
+        let commands = request.work.commands() as u64;
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return Err(Refusal::Unavailable { detail: "this server is shutting down".to_owned() });
+        }
+        let fits = waiting.requests.len() < self.settings.queue_requests
+            && (waiting.requests.is_empty() || waiting.bytes + request.bytes <= self.settings.queue_bytes);
+        if !fits {
+            self.metrics.outcomes.with_label_values(&["overloaded"]).inc_by(commands);
+            return Err(Refusal::Overloaded);
+        }
+        let mut key = None;
+        if let Some(idempotency) = &request.idempotency {
+            key = KeyHold::take(&self.held, (request.caller.identity, idempotency.key.clone()));
+            if key.is_none() {
+                let problem = Problem::new(&KEY_IN_USE, "the first request with this key has no answer yet");
+                self.metrics.outcomes.with_label_values(&["rejected"]).inc_by(commands);
+                let _ = reply.send(Ok(Answer::rejected(&problem, &request.request_id)));
+                return Ok(receiver);
+            }
+        }
+        waiting.bytes += request.bytes;
+        waiting.requests.push_back((request, Ticket { reply: Some(reply), submitted: Instant::now(), key }));
+        self.show(&waiting);
+        drop(waiting);
+        self.arrival.notify_one();
+        Ok(receiver)
+    }
+
+    /// The next batch, once there is one; `None` when the queue is closed and empty.
+    ///
+    /// Requests that change identities or keys come alone, all others as many as wait and fit.
+    pub(super) async fn take(&self) -> Option<Vec<(Request, Ticket)>> {
+        loop {
+            // Armed before looking, so that no arrival between is missed.
+            let arrival = self.arrival.notified();
+            {
+                let mut waiting = lock(&self.waiting);
+                let batch = self.cut(&mut waiting);
+                self.show(&waiting);
+                if !waiting.requests.is_empty() || waiting.closed {
+                    self.arrival.notify_one();
+                }
+                if !batch.is_empty() {
+                    return Some(batch);
+                }
+                if waiting.closed {
+                    return None;
+                }
+            }
+            arrival.await;
+        }
+    }
+
+    fn cut(&self, waiting: &mut Waiting) -> Vec<(Request, Ticket)> {
+        let mut batch: Vec<(Request, Ticket)> = Vec::new();
+        let (mut commands, mut bytes) = (0, 0);
+        while let Some((request, _)) = waiting.requests.front() {
+            let alone = request.work.is_administration();
+            let (more, size) = (request.work.commands(), request.bytes);
+            let fits = commands + more <= self.settings.batch_commands && bytes + size <= self.settings.batch_bytes;
+            if !batch.is_empty() && (alone || !fits) {
+                break;
+            }
+            (commands, bytes) = (commands + more, bytes + size);
+            waiting.bytes -= size;
+            batch.extend(waiting.requests.pop_front());
+            if alone {
+                break;
+            }
+        }
+        batch
+    }
+
+    pub(super) fn len(&self) -> usize {
+        lock(&self.waiting).requests.len()
+    }
+
+    pub(super) fn close(&self) {
+        lock(&self.waiting).closed = true;
+        self.arrival.notify_one();
+    }
+
+    /// Refuses whatever still waits: it was not begun, so nothing happened.
+    pub(super) fn refuse_all(&self) {
+        let left = std::mem::take(&mut lock(&self.waiting).requests);
+        for (_, ticket) in left {
+            ticket.answer(Err(Refusal::Unavailable { detail: "this server is shutting down".to_owned() }));
+        }
+    }
+
+    fn show(&self, waiting: &Waiting) {
+        self.metrics.queue_requests.set(i64::try_from(waiting.requests.len()).unwrap_or(i64::MAX));
+        self.metrics.queue_bytes.set(i64::try_from(waiting.bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// No code panics while it holds one of these locks, and what they guard is whole at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

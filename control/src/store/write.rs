@@ -1,0 +1,178 @@
+//! The one statement that writes a batch: rows, answers to keep, the batch's own row, and the events.
+
+use bytes::Bytes;
+use contract::signal::Signal;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::sql::{PgTime, bigint};
+use super::stamp::Events;
+use crate::request::{Answer, Request};
+
+/// What a transaction writes. No signal stands in it twice.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) created: Vec<Signal>,
+    pub(super) updated: Vec<Signal>,
+    /// Signals whose row goes.
+    pub(super) deleted: Vec<Uuid>,
+    /// Deletions to remember, with their version; also of what came to be in the same transaction.
+    pub(super) tombstones: Vec<(Uuid, u64)>,
+    pub(super) kept: Vec<Kept>,
+    pub(super) events: Events,
+}
+
+/// An answer to keep for a repeated request.
+#[derive(Debug)]
+pub(super) struct Kept {
+    identity: Uuid,
+    key: String,
+    fingerprint: [u8; 32],
+    status: u16,
+    body: Bytes,
+    etag: Option<u64>,
+    location: Option<String>,
+    token: Option<String>,
+}
+
+impl Kept {
+    /// What to keep of an answer, if anything: it must be one that stays true, and the request must
+    /// have a key. `body` where a repetition gets another one.
+    pub(super) fn of(request: &Request, answer: &Answer, body: Option<Bytes>) -> Option<Self> {
+        let idempotency = request.idempotency.as_ref()?;
+        let lasts = (200..300).contains(&answer.status) || matches!(answer.status, 404 | 409 | 412);
+        if !lasts || answer.replayed {
+            return None;
+        }
+        Some(Self {
+            identity: request.caller.identity,
+            key: idempotency.key.clone(),
+            fingerprint: idempotency.fingerprint,
+            status: answer.status,
+            body: body.unwrap_or_else(|| answer.body.clone()),
+            etag: answer.etag,
+            location: answer.location.clone(),
+            token: answer.token.clone(),
+        })
+    }
+}
+
+// The parts of a WITH run in no particular order, but on rows that have nothing in common.
+// Only the order of the events counts, and that is the main query's.
+const WRITE: &str = "
+WITH created AS (
+    INSERT INTO nexus.signals (id, title, priority, status, payload, target, created_by, created_at, updated_at, version)
+    SELECT id, title, priority, status, payload::json, target, created_by, created_at, updated_at, version
+    FROM unnest($1::uuid[], $2::text[], $3::smallint[], $4::smallint[], $5::text[], $6::uuid[], $7::uuid[],
+                $8::timestamptz[], $9::timestamptz[], $10::bigint[])
+         AS r (id, title, priority, status, payload, target, created_by, created_at, updated_at, version)
+), updated AS (
+    UPDATE nexus.signals s
+    SET title = r.title, priority = r.priority, status = r.status, payload = r.payload::json, target = r.target,
+        updated_at = r.updated_at, version = r.version
+    FROM unnest($11::uuid[], $12::text[], $13::smallint[], $14::smallint[], $15::text[], $16::uuid[],
+                $17::timestamptz[], $18::bigint[])
+         AS r (id, title, priority, status, payload, target, updated_at, version)
+    WHERE s.id = r.id
+    RETURNING 1
+), deleted AS (
+    DELETE FROM nexus.signals WHERE id = ANY($19::uuid[]) RETURNING 1
+), tombstones AS (
+    INSERT INTO nexus.deleted_signals (id, version, at)
+    SELECT id, version, now() FROM unnest($20::uuid[], $21::bigint[]) AS r (id, version)
+), kept AS (
+    INSERT INTO nexus.idempotency_keys (identity, key, fingerprint, status, body, etag, location, token, created_at)
+    SELECT r.*, now()
+    FROM unnest($22::uuid[], $23::text[], $24::bytea[], $25::smallint[], $26::bytea[], $27::bigint[], $28::text[],
+                $29::text[]) AS r
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+), batch AS (
+    INSERT INTO nexus.batches (id, at) VALUES ($30, now())
+)
+SELECT (SELECT count(*) FROM updated) AS updated,
+       (SELECT count(*) FROM deleted) AS deleted,
+       (SELECT count(*) FROM kept) AS kept,
+       (SELECT count(lsn) FROM (
+            SELECT pg_logical_emit_message(true, $31, message) AS lsn
+            FROM unnest($32::bytea[]) WITH ORDINALITY AS e (message, place)
+            ORDER BY place
+        ) emitted) AS emitted";
+
+impl Changes {
+    /// Whether there is nothing to write, so that the transaction need not commit.
+    pub(super) fn is_empty(&self) -> bool {
+        self.created.is_empty()
+            && self.updated.is_empty()
+            && self.deleted.is_empty()
+            && self.tombstones.is_empty()
+            && self.kept.is_empty()
+            && self.events.0.is_empty()
+    }
+
+    /// Writes everything, and `batch` as the transaction's own row.
+    ///
+    /// # Errors
+    /// [`Failure::KeyTaken`] when another process holds one of the idempotency keys.
+    pub(super) async fn write(&mut self, connection: &mut PgConnection, batch: Uuid) -> Result<(), Failure> {
+        // One order for all transactions: two that share keys wait for each other, but never in a ring.
+        self.kept.sort_by(|a, b| (a.identity, &a.key).cmp(&(b.identity, &b.key)));
+        let row = self.statement(batch).fetch_one(connection).await.map_err(Failure::of)?;
+        let number = |column| row.try_get::<i64, _>(column).map_err(Failure::Fault);
+        if number("kept")? != length(&self.kept) {
+            return Err(Failure::KeyTaken);
+        }
+        let as_decided = number("updated")? == length(&self.updated)
+            && number("deleted")? == length(&self.deleted)
+            && number("emitted")? == length(&self.events.0);
+        if as_decided { Ok(()) } else { Err(Failure::Mismatch) }
+    }
+
+    fn statement(&self, batch: Uuid) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let (created, updated, kept) = (&self.created, &self.updated, &self.kept);
+        let (buried, burials): (Vec<Uuid>, Vec<i64>) =
+            self.tombstones.iter().map(|(id, version)| (*id, bigint(*version))).unzip();
+        sqlx::query(WRITE)
+            .bind(column(created, |s| s.id))
+            .bind(column(created, |s| s.title.as_str()))
+            .bind(column(created, |s| i16::from(s.priority.rank())))
+            .bind(column(created, |s| i16::from(s.status.rank())))
+            .bind(column(created, |s| s.payload.as_str()))
+            .bind(column(created, |s| s.target))
+            .bind(column(created, |s| s.created_by))
+            .bind(column(created, |s| PgTime(s.created_at)))
+            .bind(column(created, |s| PgTime(s.updated_at)))
+            .bind(column(created, |s| bigint(s.version)))
+            .bind(column(updated, |s| s.id))
+            .bind(column(updated, |s| s.title.as_str()))
+            .bind(column(updated, |s| i16::from(s.priority.rank())))
+            .bind(column(updated, |s| i16::from(s.status.rank())))
+            .bind(column(updated, |s| s.payload.as_str()))
+            .bind(column(updated, |s| s.target))
+            .bind(column(updated, |s| PgTime(s.updated_at)))
+            .bind(column(updated, |s| bigint(s.version)))
+            .bind(&self.deleted)
+            .bind(buried)
+            .bind(burials)
+            .bind(column(kept, |k| k.identity))
+            .bind(column(kept, |k| k.key.as_str()))
+            .bind(column(kept, |k| k.fingerprint.as_slice()))
+            .bind(column(kept, |k| k.status.cast_signed()))
+            .bind(column(kept, |k| k.body.as_ref()))
+            .bind(column(kept, |k| k.etag.map(bigint)))
+            .bind(column(kept, |k| k.location.as_deref()))
+            .bind(column(kept, |k| k.token.as_deref()))
+            .bind(batch)
+            .bind(contract::event::EVENT_PREFIX)
+            .bind(&self.events.0)
+    }
+}
+
+fn column<'r, R, T>(rows: &'r [R], get: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(get).collect()
+}
+
+fn length<T>(items: &[T]) -> i64 {
+    i64::try_from(items.len()).unwrap_or(i64::MAX)
+}

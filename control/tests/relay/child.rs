@@ -1,0 +1,64 @@
+//! A relay in a process of its own, which a test can kill and pause: this test binary again, told by an
+//! environment variable to be the relay.
+
+use std::process::{Child, Command, Stdio};
+
+use control::relay::Relay;
+use infrastructure::{Process, Signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::place::{Place, settings};
+
+const TOLD: &str = "RELAY_TEST_CHILD";
+
+/// Kills the process when dropped.
+pub struct RelayProcess(Child);
+
+impl RelayProcess {
+    pub fn start(place: &Place) -> Self {
+        let child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "child::relay_process", "--nocapture"])
+            .env(TOLD, "1")
+            .envs(place.namespace.env())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("started");
+        Self(child)
+    }
+
+    pub fn pause(&self) {
+        assert!(self.process().signal(Signal::STOP), "the relay's process is there");
+    }
+
+    pub fn thaw(&self) {
+        assert!(self.process().signal(Signal::CONT), "the relay's process is there");
+    }
+
+    pub fn kill(mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("gone");
+    }
+
+    fn process(&self) -> Process {
+        Process::of(self.0.id()).expect("the relay's process is there")
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test: what [`RelayProcess`] runs. By itself it does nothing.
+#[test]
+fn relay_process() {
+    if std::env::var_os(TOLD).is_none() {
+        return;
+    }
+    let settings = settings(&std::env::vars().collect::<Vec<_>>());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(Relay::new(settings).run(CancellationToken::new())).expect("the settings work");
+}

@@ -1,0 +1,9 @@
+//! The relay between a real Postgres and a real broker.
+
+mod broken;
+mod child;
+mod faults;
+mod order;
+mod place;
+mod poison;
+mod takeover;

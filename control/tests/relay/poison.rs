@@ -1,0 +1,65 @@
+use contract::event::{Change, EVENT_PREFIX, Event, TYPE_POISON};
+use contract::partition::{Partition, Topic};
+use contract::time::Timestamp;
+use control::relay_status::RelayState;
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::place::{Place, assert_unbroken, emit, event, new_id, try_emit};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_event_goes_out_as_a_marker_and_the_line_goes_on() {
+    let place = Place::new("poison").await;
+    let mut relay = place.relay();
+    relay.is(RelayState::Streaming).await;
+    let mut sql = place.sql().await;
+    let (strange, large, fine) = (new_id(), new_id(), new_id());
+
+    let mut unknown = event(strange, 1);
+    unknown[17] = 99;
+    emit(&mut sql, EVENT_PREFIX, &unknown).await;
+    emit(&mut sql, EVENT_PREFIX, b"?").await;
+    let value = vec![b' '; 2 * 1024 * 1024];
+    let too_large = Event {
+        topic: Topic::Signals,
+        id: large,
+        change: Change::Created,
+        version: 1,
+        time: Timestamp::now(),
+        traceparent: "",
+        value: &value,
+    };
+    emit(&mut sql, EVENT_PREFIX, &too_large.encode()).await;
+    emit(&mut sql, EVENT_PREFIX, &event(fine, 1)).await;
+
+    let records = place.committed(4).await;
+    assert_unbroken(&records);
+    let all: Vec<_> = records.iter().flat_map(|(at, seen)| seen.iter().map(move |record| (*at, record))).collect();
+    for (key, home) in [
+        (strange, Partition::of(Topic::Signals, strange, 4)),
+        (uuid::Uuid::nil(), Partition { topic: Topic::Signals, index: 0 }),
+        (large, Partition::of(Topic::Signals, large, 4)),
+    ] {
+        let (at, marker) = all.iter().find(|(_, record)| record.key == key.to_string()).expect("a marker");
+        assert_eq!((*at, marker.ce_type.as_str()), (home, TYPE_POISON));
+        let value: serde_json::Value = serde_json::from_slice(marker.value.as_ref().expect("not null")).expect("JSON");
+        assert!(value["reason"].is_string(), "{value}");
+    }
+    let (_, last) = all.iter().find(|(_, record)| record.key == fine.to_string()).expect("the line went on");
+    assert_eq!(last.ce_type, "nexus.signal.created");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unprivileged_role_can_not_forge_events() {
+    let place = Place::new("forged").await;
+    let mut admin = place.admin().await;
+    let role = format!("forger_{}", place.namespace.id());
+    let make = format!("CREATE ROLE {role} LOGIN PASSWORD 'forger'");
+    admin.execute(sqlx::AssertSqlSafe(make)).await.expect("made");
+    let url = place.namespace.database_admin_url();
+    let (_, server) = url.split_once('@').expect("a URL with a password");
+    let mut forger = PgConnection::connect(&format!("postgres://{role}:forger@{server}")).await.expect("connected");
+    let refused = try_emit(&mut forger, EVENT_PREFIX, &event(new_id(), 1)).await.expect_err("refused");
+    let refused = refused.into_database_error().expect("by Postgres");
+    assert_eq!(refused.code().as_deref(), Some("42501"));
+}

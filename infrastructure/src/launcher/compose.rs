@@ -1,0 +1,62 @@
+//! `NEXUS_STACK=compose`: the same stack as containers, where a Docker engine answers.
+
+use std::path::PathBuf;
+
+use super::home::Home;
+use super::up::Up;
+use crate::account::Account;
+use crate::error::{LaunchError, Result};
+use crate::process::run;
+
+const CONTROL_URL: &str = "http://127.0.0.1:8000";
+const DATAPLANE_URL: &str = "http://127.0.0.1:8001";
+
+/// `docker compose up --wait` with both planes, then the first admin inside the control plane's container.
+pub(crate) async fn up(request: &Up) -> Result<String> {
+    run(&Account::Own, "docker", ["info"], &[]).await.map_err(|_| LaunchError::Missing {
+        what: "a Docker engine, which NEXUS_STACK=compose needs,".to_owned(),
+        hint: "start it, or leave NEXUS_STACK unset for the native stack".to_owned(),
+    })?;
+    let home = Home::make(&request.home)?;
+    let file = compose_file()?;
+    let compose = |args: &[&str]| {
+        let mut words = vec!["compose".to_owned(), "-f".to_owned(), file.display().to_string()];
+        words.extend(["--profile", "planes"].map(str::to_owned));
+        words.extend(args.iter().map(|word| (*word).to_owned()));
+        words
+    };
+    eprintln!("compose          building and starting; the first time takes minutes");
+    run(&Account::Own, "docker", compose(&["up", "--build", "--detach", "--wait"]), &[]).await?;
+    let create = ["exec", "-T", "control", "nexus-control", "create-admin", "--name", "admin"];
+    let mut key = run(&Account::Own, "docker", compose(&create), &[]).await?;
+    let recorded = std::fs::read_to_string(home.path().join("compose-key")).unwrap_or_default();
+    if key.is_empty() {
+        key = recorded;
+    }
+    if key.is_empty() {
+        key = run(&Account::Own, "docker", compose(&[&create[..], &["--new-key"]].concat()), &[]).await?;
+    }
+    crate::postgres::write_private(&home.path().join("compose-key"), &key)?;
+    let variables = [
+        ("NEXUS_CONTROL_URL", CONTROL_URL.to_owned()),
+        ("NEXUS_DATAPLANE_URL", DATAPLANE_URL.to_owned()),
+        ("NEXUS_API_KEY", key.clone()),
+        ("NEXUS_HOME", home.path().display().to_string()),
+    ];
+    home.write_env(&variables.map(|(name, value)| (name.to_owned(), value)))?;
+    Ok(format!(
+        "\nNexus is up, in containers.\n  control plane  {CONTROL_URL}\n  data plane     {DATAPLANE_URL}\n  \
+         admin's key    {key}\n  console        http://127.0.0.1:8080\n\n\
+         Stop it with: docker compose -f {} --profile planes down\n",
+        file.display()
+    ))
+}
+
+/// The compose file of the checkout we stand in.
+fn compose_file() -> Result<PathBuf> {
+    let file = PathBuf::from("infrastructure/docker-compose.yml");
+    file.canonicalize().map_err(|_| LaunchError::Missing {
+        what: file.display().to_string(),
+        hint: "run this from the top of the repository".to_owned(),
+    })
+}

@@ -1,0 +1,469 @@
+//! What must hold of every write and every look, checked while the load runs.
+//!
+//! Per key it knows the versions that were accepted and those that were seen, in whatever order it
+//! hears of them (an event often overtakes the answer to its own command). A write is *open* until
+//! the watch shows its version or a later one. Memory is some 64 bytes a key, and more only for
+//! keys with something open.
+
+use std::collections::HashMap;
+
+use crate::document::{IdHasher, uuid_text};
+use crate::journal::{Breach, Phase, Sight, Sighting};
+
+/// Breaches of which the text is kept; all are counted.
+const EXAMPLES_MAX: usize = 20;
+
+/// An accepted write.
+#[derive(Debug, Clone, Copy)]
+pub struct Write {
+    /// The entity.
+    pub id: u128,
+    /// The version that the command made; 0 for a deletion whose version is not known.
+    pub version: u32,
+    /// The operation.
+    pub op: u64,
+    /// Hash of the document that the answer carried; 0 when it carried none.
+    pub hash: u64,
+    /// It deletes.
+    pub delete: bool,
+    /// When it was meant to be sent.
+    pub intended: u64,
+    /// Part of the run.
+    pub phase: Phase,
+    /// Reads cross-check it.
+    pub sampled: bool,
+}
+
+/// A write that has become visible.
+#[derive(Debug, Clone, Copy)]
+pub struct Visible {
+    /// The write.
+    pub write: Write,
+    /// When a look at the view first showed its version or a later one.
+    pub at: u64,
+}
+
+/// How often each promise was broken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Violations {
+    /// Accepted, and never in the view.
+    pub lost: u64,
+    /// A key's version went back.
+    pub regressed: u64,
+    /// A deleted key came back.
+    pub resurrected: u64,
+    /// A value that nobody wrote.
+    pub phantom: u64,
+    /// A read with a token that showed less than the token's command.
+    pub stale_with_token: u64,
+    /// Entities that differ between Postgres and the view at the end.
+    pub view_mismatch: u64,
+}
+
+impl Violations {
+    /// All together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.lost
+            + self.regressed
+            + self.resurrected
+            + self.phantom
+            + self.stale_with_token
+            + self.view_mismatch
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Key {
+    /// When `seen` was first seen.
+    seen_at: u64,
+    /// Hash of the document at `seen`.
+    seen_hash: u64,
+    /// Highest version seen.
+    seen: u32,
+    /// Highest version accepted.
+    accepted_max: u32,
+    /// How many versions were accepted; equal to `accepted_max` when none is missing.
+    accepted: u32,
+    /// A deletion was seen.
+    seen_deleted: bool,
+    /// A deletion was accepted.
+    accepted_deleted: bool,
+    /// A write of this run is known, or a document of it was seen.
+    ours: bool,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Accepted, not visible yet.
+    writes: Vec<Write>,
+    /// Seen before the answers that explain them had all come.
+    early: Vec<Sighting>,
+}
+
+/// What a key should be at the end, for whoever walks the planes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Highest version accepted.
+    pub version: u32,
+    /// The last write was a deletion.
+    pub deleted: bool,
+}
+
+/// The state of all keys of a run.
+#[derive(Debug, Default)]
+pub struct Checker {
+    keys: HashMap<u128, Key, IdHasher>,
+    open: HashMap<u128, Open, IdHasher>,
+    open_writes: u64,
+    open_canaries: u64,
+    foreign: u64,
+    repeated: u64,
+    violations: Violations,
+    examples: Vec<String>,
+    visible: Vec<Visible>,
+    /// Ids in the snapshot that follows a reset, while it lasts.
+    snapshot: Option<std::collections::HashSet<u128, IdHasher>>,
+}
+
+impl Checker {
+    /// A checker that knows no key.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Accepted writes that are not visible yet.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.open_writes
+    }
+
+    /// The same, of canaries only.
+    #[must_use]
+    pub fn outstanding_canaries(&self) -> u64 {
+        self.open_canaries
+    }
+
+    /// Sightings of what other writers wrote.
+    #[must_use]
+    pub fn foreign(&self) -> u64 {
+        self.foreign
+    }
+
+    /// Sightings of a version that had been seen before.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// Keys of this run.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// What was broken so far.
+    #[must_use]
+    pub fn violations(&self) -> Violations {
+        self.violations
+    }
+
+    /// The first breaches in words.
+    #[must_use]
+    pub fn examples(&self) -> &[String] {
+        &self.examples
+    }
+
+    /// The writes that have become visible since the last call.
+    pub fn take_visible(&mut self) -> Vec<Visible> {
+        std::mem::take(&mut self.visible)
+    }
+
+    /// Counts a breach that somebody else proved.
+    pub fn breach(&mut self, breach: Breach) {
+        let (count, name, text) = match breach {
+            Breach::Regressed(text) => (&mut self.violations.regressed, "regressed", text),
+            Breach::Resurrected(text) => (&mut self.violations.resurrected, "resurrected", text),
+            Breach::Phantom(text) => (&mut self.violations.phantom, "phantom", text),
+            Breach::StaleWithToken(text) => (
+                &mut self.violations.stale_with_token,
+                "stale_with_token",
+                text,
+            ),
+        };
+        *count += 1;
+        self.example(name, &text);
+    }
+
+    fn example(&mut self, name: &str, text: &str) {
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push(format!("{name}: {text}"));
+        }
+    }
+
+    /// Counts entities that differ between the planes.
+    pub fn mismatch(&mut self, count: u64, examples: &[String]) {
+        self.violations.view_mismatch += count;
+        for text in examples {
+            self.example("view_mismatch", text);
+        }
+    }
+
+    /// Takes note of an accepted write.
+    pub fn accepted(&mut self, write: Write) {
+        let key = self.keys.entry(write.id).or_default();
+        key.ours = true;
+        key.accepted += 1;
+        key.accepted_max = key.accepted_max.max(write.version);
+        key.accepted_deleted |= write.delete;
+        let key = *key;
+        let early = self.open.get(&write.id).map_or(&[][..], |open| &open.early);
+        let meets = |sighting: &Sighting| {
+            sighting.sight == Sight::Deleted
+                || (write.version != 0 && sighting.version >= write.version)
+        };
+        let first = early
+            .iter()
+            .filter(|sighting| meets(sighting))
+            .map(|sighting| sighting.at)
+            .min();
+        let same = early
+            .iter()
+            .find(|sighting| write.version != 0 && sighting.version == write.version);
+        if let Some(sighting) = same.copied() {
+            self.compare(&write, &sighting);
+        }
+        let seen = if key.seen_deleted || (write.version != 0 && key.seen >= write.version) {
+            Some(first.unwrap_or(key.seen_at))
+        } else {
+            None
+        };
+        match seen {
+            Some(at) => self.visible.push(Visible { write, at }),
+            None => {
+                self.open_writes += 1;
+                self.open_canaries += u64::from(write.phase == Phase::Canary);
+                self.open.entry(write.id).or_default().writes.push(write);
+            }
+        }
+        self.forget_early(write.id, key);
+    }
+
+    /// Takes note of what the watch showed. Sightings come in the order of the stream.
+    pub fn seen(&mut self, sighting: Sighting) {
+        let deleted = sighting.sight == Sight::Deleted;
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.insert(sighting.id);
+        }
+        if !self.keys.get(&sighting.id).is_some_and(|key| key.ours) && sighting.op.is_none() {
+            self.foreign += 1;
+            return;
+        }
+        let key = self.keys.entry(sighting.id).or_default();
+        key.ours = true;
+        if key.seen_deleted && !deleted {
+            let text = format!(
+                "{}: version {} after the deletion",
+                uuid_text(sighting.id),
+                sighting.version
+            );
+            self.breach(Breach::Resurrected(text));
+            return;
+        }
+        if sighting.version < key.seen {
+            let text = format!(
+                "{}: the watch showed version {} after version {}",
+                uuid_text(sighting.id),
+                sighting.version,
+                key.seen
+            );
+            self.breach(Breach::Regressed(text));
+            return;
+        }
+        if sighting.version == key.seen && deleted == key.seen_deleted {
+            self.repeated += 1;
+            if key.seen_hash != sighting.hash {
+                let text = format!(
+                    "{}: version {} has been seen with two different documents",
+                    uuid_text(sighting.id),
+                    sighting.version
+                );
+                self.breach(Breach::Phantom(text));
+            }
+            return;
+        }
+        key.seen = sighting.version;
+        key.seen_at = sighting.at;
+        key.seen_hash = sighting.hash;
+        key.seen_deleted = deleted;
+        let explained = key.accepted == key.accepted_max && key.accepted_max >= sighting.version;
+        self.resolve(&sighting);
+        if !explained {
+            self.open
+                .entry(sighting.id)
+                .or_default()
+                .early
+                .push(sighting);
+        }
+    }
+
+    /// Closes the open writes that a sighting covers.
+    fn resolve(&mut self, sighting: &Sighting) {
+        let Some(open) = self.open.get_mut(&sighting.id) else {
+            return;
+        };
+        let deleted = sighting.sight == Sight::Deleted;
+        let covered: Vec<Write> = open
+            .writes
+            .extract_if(.., |write| {
+                deleted || (write.version != 0 && write.version <= sighting.version)
+            })
+            .collect();
+        if open.writes.is_empty() && open.early.is_empty() {
+            self.open.remove(&sighting.id);
+        }
+        for write in covered {
+            self.open_writes -= 1;
+            self.open_canaries -= u64::from(write.phase == Phase::Canary);
+            if write.version == sighting.version {
+                self.compare(&write, sighting);
+            }
+            self.visible.push(Visible {
+                write,
+                at: sighting.at,
+            });
+        }
+    }
+
+    /// A write and a look at the same version must be about the same document.
+    fn compare(&mut self, write: &Write, sighting: &Sighting) {
+        let deleted = sighting.sight == Sight::Deleted;
+        let same = write.delete == deleted
+            && (deleted || sighting.op == Some(write.op))
+            && (deleted || write.hash == 0 || write.hash == sighting.hash);
+        if !same {
+            let text = format!(
+                "{}: version {} was written by operation {} and is shown as something else",
+                uuid_text(write.id),
+                write.version,
+                write.op
+            );
+            self.breach(Breach::Phantom(text));
+        }
+    }
+
+    /// Early sightings are kept until every write below them is known.
+    fn forget_early(&mut self, id: u128, key: Key) {
+        if key.accepted != key.accepted_max {
+            return;
+        }
+        if let Some(open) = self.open.get_mut(&id) {
+            open.early
+                .retain(|sighting| sighting.version > key.accepted_max);
+            if open.writes.is_empty() && open.early.is_empty() {
+                self.open.remove(&id);
+            }
+        }
+    }
+
+    /// The watch starts over: what follows, up to `ready`, is everything there is.
+    pub fn reset(&mut self) {
+        self.snapshot = Some(std::collections::HashSet::default());
+    }
+
+    /// The snapshot after a reset is complete: deletions of what is not in it have become visible.
+    pub fn ready(&mut self, at: u64) {
+        let Some(snapshot) = self.snapshot.take() else {
+            return;
+        };
+        let gone: Vec<Write> = self
+            .open
+            .iter()
+            .filter(|(id, _)| !snapshot.contains(id))
+            .flat_map(|(_, open)| open.writes.iter().filter(|write| write.delete))
+            .copied()
+            .collect();
+        for write in gone {
+            self.seen(Sighting {
+                sight: Sight::Deleted,
+                id: write.id,
+                version: write.version,
+                op: None,
+                hash: 0,
+                at,
+            });
+        }
+    }
+
+    /// The last word: what was never seen is lost if the view has been shown to have moved past
+    /// it (`lost`); what was seen and never written, and may not have been written by one of the
+    /// operations in `open_ops` (outcome unknown), is a phantom. Returns the open writes.
+    pub fn finish(&mut self, lost: bool, open_ops: &dyn Fn(u64) -> bool) -> Vec<Write> {
+        let mut left: Vec<Write> = self
+            .open
+            .values()
+            .flat_map(|open| open.writes.iter().copied())
+            .collect();
+        left.sort_by_key(|write| write.intended);
+        if lost {
+            self.violations.lost += left.len() as u64;
+            for write in left.iter().take(EXAMPLES_MAX) {
+                let text = format!(
+                    "{}: version {} was accepted (operation {}) and never seen",
+                    uuid_text(write.id),
+                    write.version,
+                    write.op
+                );
+                self.example("lost", &text);
+            }
+        }
+        let phantoms: Vec<String> = self
+            .open
+            .iter()
+            .flat_map(|(id, open)| open.early.iter().map(move |sighting| (id, sighting)))
+            .filter(|(id, sighting)| {
+                let key = self.keys.get(id).copied().unwrap_or_default();
+                // Where an outcome is unknown, the versions of the key can't be told apart.
+                let unsure =
+                    key.accepted < key.accepted_max && sighting.version <= key.accepted_max;
+                !unsure
+                    && !sighting.op.is_some_and(open_ops)
+                    && sighting.sight == Sight::Present
+                    && sighting.version > key.accepted_max
+            })
+            .map(|(id, sighting)| {
+                format!(
+                    "{}: version {} was seen, and nobody wrote it",
+                    uuid_text(*id),
+                    sighting.version
+                )
+            })
+            .collect();
+        for text in phantoms {
+            self.breach(Breach::Phantom(text));
+        }
+        left
+    }
+
+    /// What the planes should show of a key of this run at the end; `None` for keys of others and
+    /// where an outcome is unknown.
+    #[must_use]
+    pub fn expected(&self, id: u128) -> Option<Expected> {
+        let key = self.keys.get(&id)?;
+        (key.accepted > 0 && key.accepted == key.accepted_max).then_some(Expected {
+            version: key.accepted_max,
+            deleted: key.accepted_deleted,
+        })
+    }
+
+    /// All keys that [`Checker::expected`] knows.
+    pub fn expectations(&self) -> impl Iterator<Item = (u128, Expected)> + '_ {
+        self.keys
+            .keys()
+            .filter_map(|&id| Some((id, self.expected(id)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

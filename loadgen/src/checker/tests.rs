@@ -1,0 +1,228 @@
+use super::*;
+
+const HASH: u64 = 99;
+
+fn write(id: u128, version: u32) -> Write {
+    Write {
+        id,
+        version,
+        op: u64::from(version),
+        hash: HASH + u64::from(version),
+        delete: false,
+        intended: 1_000,
+        phase: Phase::Measured,
+        sampled: false,
+    }
+}
+
+fn sight(id: u128, version: u32, at: u64) -> Sighting {
+    Sighting {
+        sight: Sight::Present,
+        id,
+        version,
+        op: Some(u64::from(version)),
+        hash: HASH + u64::from(version),
+        at,
+    }
+}
+
+fn delete(id: u128, version: u32) -> Write {
+    Write {
+        delete: true,
+        hash: 0,
+        ..write(id, version)
+    }
+}
+
+fn gone(id: u128, version: u32, at: u64) -> Sighting {
+    Sighting {
+        sight: Sight::Deleted,
+        op: None,
+        hash: 7,
+        ..sight(id, version, at)
+    }
+}
+
+fn none(_: u64) -> bool {
+    false
+}
+
+fn times(checker: &mut Checker) -> Vec<(u32, u64)> {
+    let mut times: Vec<_> = checker
+        .take_visible()
+        .iter()
+        .map(|visible| (visible.write.version, visible.at))
+        .collect();
+    times.sort_unstable();
+    times
+}
+
+#[test]
+fn a_write_is_visible_when_its_version_is_seen() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    assert_eq!(checker.outstanding(), 1);
+    checker.seen(sight(1, 1, 5_000));
+    assert_eq!(times(&mut checker), [(1, 5_000)]);
+    assert_eq!(checker.outstanding(), 0);
+    assert!(
+        checker.open.is_empty(),
+        "nothing is kept of a settled key but the key"
+    );
+}
+
+#[test]
+fn an_event_may_overtake_the_answer() {
+    let mut checker = Checker::new();
+    checker.seen(sight(1, 1, 2_000));
+    checker.seen(sight(1, 2, 3_000));
+    checker.seen(sight(1, 3, 4_000));
+    checker.accepted(write(1, 2));
+    checker.accepted(write(1, 1));
+    checker.accepted(write(1, 3));
+    assert_eq!(times(&mut checker), [(1, 2_000), (2, 3_000), (3, 4_000)]);
+    assert!(checker.open.is_empty());
+    assert_eq!(checker.finish(true, &none).len(), 0);
+    assert_eq!(checker.violations(), Violations::default());
+}
+
+#[test]
+fn a_later_version_covers_the_ones_that_were_coalesced() {
+    let mut checker = Checker::new();
+    for version in 1..=4 {
+        checker.accepted(write(1, version));
+    }
+    checker.seen(sight(1, 4, 9_000));
+    assert_eq!(
+        times(&mut checker),
+        [(1, 9_000), (2, 9_000), (3, 9_000), (4, 9_000)]
+    );
+}
+
+#[test]
+fn a_deletion_covers_everything() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.accepted(delete(1, 2));
+    checker.seen(gone(1, 2, 9_000));
+    assert_eq!(times(&mut checker).len(), 2);
+    let mut unknown_version = Checker::new();
+    unknown_version.accepted(delete(1, 0));
+    unknown_version.seen(gone(1, 8, 9_000));
+    assert_eq!(times(&mut unknown_version).len(), 1);
+    assert_eq!(unknown_version.outstanding(), 0);
+}
+
+#[test]
+fn what_is_never_seen_is_lost() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.accepted(write(2, 1));
+    checker.seen(sight(2, 1, 5_000));
+    assert_eq!(checker.finish(true, &none).len(), 1);
+    assert_eq!(checker.violations().lost, 1);
+    assert!(
+        checker.examples()[0].starts_with("lost: "),
+        "{:?}",
+        checker.examples()
+    );
+}
+
+#[test]
+fn a_version_that_goes_back_is_a_regression() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.accepted(write(1, 2));
+    checker.seen(sight(1, 2, 5_000));
+    checker.seen(sight(1, 1, 6_000));
+    assert_eq!(checker.violations().regressed, 1);
+}
+
+#[test]
+fn a_deleted_key_that_comes_back_is_resurrected() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.accepted(delete(1, 2));
+    checker.seen(gone(1, 2, 5_000));
+    checker.seen(sight(1, 1, 6_000));
+    assert_eq!(checker.violations().resurrected, 1);
+}
+
+#[test]
+fn a_document_that_differs_from_the_answer_is_a_phantom() {
+    for seen_first in [false, true] {
+        let mut checker = Checker::new();
+        let other = Sighting {
+            hash: 1,
+            ..sight(1, 1, 5_000)
+        };
+        if seen_first {
+            checker.seen(other);
+            checker.accepted(write(1, 1));
+        } else {
+            checker.accepted(write(1, 1));
+            checker.seen(other);
+        }
+        assert_eq!(checker.violations().phantom, 1, "seen first: {seen_first}");
+    }
+}
+
+#[test]
+fn a_version_that_nobody_wrote_is_a_phantom_unless_an_outcome_is_open() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.seen(sight(1, 1, 5_000));
+    checker.seen(sight(1, 2, 6_000));
+    checker.finish(true, &|op| op == 2);
+    assert_eq!(checker.violations().phantom, 0);
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().phantom, 1);
+}
+
+#[test]
+fn a_deletion_with_the_wrong_version_is_a_phantom() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.seen(sight(1, 1, 5_000));
+    checker.accepted(delete(1, 2));
+    checker.seen(Sighting {
+        sight: Sight::Present,
+        ..gone(1, 2, 6_000)
+    });
+    assert_eq!(checker.violations().phantom, 1);
+}
+
+#[test]
+fn what_others_write_is_no_business_of_ours() {
+    let mut checker = Checker::new();
+    checker.seen(Sighting {
+        op: None,
+        ..sight(7, 3, 5_000)
+    });
+    checker.seen(gone(8, 3, 5_000));
+    assert_eq!(checker.foreign(), 2);
+    assert_eq!(checker.keys(), 0);
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().total(), 0);
+}
+
+#[test]
+fn after_a_reset_a_missing_key_is_a_visible_deletion() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.seen(sight(1, 1, 5_000));
+    checker.accepted(delete(1, 2));
+    checker.reset();
+    checker.ready(9_000);
+    assert_eq!(checker.outstanding(), 0);
+    assert_eq!(checker.violations().total(), 0);
+}
+
+#[test]
+fn a_key_takes_about_64_bytes() {
+    assert!(
+        size_of::<(u128, Key)>() <= 64,
+        "{}",
+        size_of::<(u128, Key)>()
+    );
+}
