@@ -1,6 +1,7 @@
 //! The command side: REST over Postgres, group commit, and the relay into the broker.
 
 pub mod aggregate;
+mod apart;
 pub mod batcher;
 pub mod create_admin;
 pub mod history;

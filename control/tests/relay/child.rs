@@ -2,6 +2,7 @@
 //! environment variable to be the relay.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use control::relay::Relay;
 use infrastructure::{Process, Signal};
@@ -38,6 +39,15 @@ impl RelayProcess {
     pub fn kill(mut self) {
         self.0.kill().expect("killed");
         self.0.wait().expect("gone");
+    }
+
+    /// The processor time that it has taken.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("the process is there");
+        let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        // The kernel counts in hundredths of a second (USER_HZ).
+        Duration::from_millis(ticks * 10)
     }
 
     fn process(&self) -> Process {
