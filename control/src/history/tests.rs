@@ -133,12 +133,12 @@ fn every_damage_is_a_broken_chain() {
         ),
         (
             "a strange record at an offset",
-            |f| drop(f.records.insert(at(0), ReadBack::Record(None))),
+            |f| _ = f.records.insert(at(0), ReadBack::Record(None)),
             |b| matches!(b, Broken::RecordLost { .. }),
         ),
         (
             "a shorter log",
-            |f| drop(f.records.insert(at(1), ReadBack::BehindLogEnd)),
+            |f| _ = f.records.insert(at(1), ReadBack::BehindLogEnd),
             |b| matches!(b, Broken::RecordLost { .. }),
         ),
     ];

@@ -68,7 +68,10 @@ fn relay_process() {
     if std::env::var_os(TOLD).is_none() {
         return;
     }
+    if std::env::var_os("NEXUS_LOG").is_some() {
+        runtime::telemetry::init().expect("logs");
+    }
     let settings = settings(&std::env::vars().collect::<Vec<_>>());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(Relay::new(settings).run(CancellationToken::new())).expect("the settings work");
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    executor.block_on(Relay::new(settings).run(CancellationToken::new())).expect("the settings work");
 }

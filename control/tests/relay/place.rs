@@ -149,8 +149,11 @@ impl Place {
     pub async fn log_ends(&self) -> i64 {
         let topics = self.settings.topics.clone();
         let ask = move || {
-            let consumer: BaseConsumer =
-                ClientConfig::new().set("bootstrap.servers", &topics.brokers).create().expect("a consumer");
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", &topics.brokers)
+                .set("isolation.level", "read_uncommitted")
+                .create()
+                .expect("a consumer");
             let end = |index| {
                 let asked = consumer.fetch_watermarks(&topics.name(Topic::Signals), index, PATIENCE);
                 asked.expect("the broker is there").1
