@@ -21,6 +21,9 @@ pub enum UrlError {
 /// # Errors
 /// [`UrlError`].
 pub fn parse(url: &str, slot: &str, publication: &str) -> Result<ReplicationConfig, UrlError> {
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(UrlError::Malformed("it does not begin with postgres://".into()));
+    }
     let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| UrlError::Malformed(error.to_string()))?;
     if matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
         return Err(UrlError::Tls);

@@ -49,7 +49,7 @@ async fn measure(rate: u32, per_commit: usize, length: Duration) {
     }
     consumer.assign(&list).expect("assigned");
     consumer.poll(Duration::from_secs(1));
-    let (arrived, arrivals) = mpsc::channel();
+    let (arrived, arrivals) = mpsc::sync_channel(1_000_000);
     static DONE: AtomicBool = AtomicBool::new(false);
     DONE.store(false, Ordering::SeqCst);
     let reading = std::thread::spawn(move || {
