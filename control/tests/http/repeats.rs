@@ -52,7 +52,8 @@ async fn a_replayed_key_creation_does_not_show_the_secret_again() {
     let control = control("secret_once").await;
     let client = &control.client;
     let me = client.get("/v1/me").await.id();
-    let call = || client.call("POST", &format!("/v1/identities/{me}/keys"), &[(KEY, "k")], r#"{"name":"ci"}"#);
+    let path = format!("/v1/identities/{me}/keys");
+    let call = || client.call("POST", &path, &[(KEY, "k")], r#"{"name":"ci"}"#);
     let first = call().await;
     assert_eq!(first.status, 201, "{first:?}");
     assert!(first.json()["secret"].as_str().unwrap().starts_with("nxs_"));
