@@ -6,14 +6,8 @@
 mod stub;
 
 fn main() {
-    let delay: u64 = std::env::args()
-        .nth(1)
-        .and_then(|ms| ms.parse().ok())
-        .unwrap_or(0);
-    let settings = stub::Settings {
-        delay: std::time::Duration::from_millis(delay),
-        ..stub::Settings::default()
-    };
+    let delay: u64 = std::env::args().nth(1).and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    let settings = stub::Settings { delay: std::time::Duration::from_millis(delay), ..stub::Settings::default() };
     let stub = stub::Stub::start(settings);
     println!("export NEXUS_CONTROL_URL={}", stub.control);
     println!("export NEXUS_DATAPLANE_URL={}", stub.view);

@@ -64,12 +64,7 @@ impl Violations {
     /// All together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.lost
-            + self.regressed
-            + self.resurrected
-            + self.phantom
-            + self.stale_with_token
-            + self.view_mismatch
+        self.lost + self.regressed + self.resurrected + self.phantom + self.stale_with_token + self.view_mismatch
     }
 }
 
@@ -186,11 +181,7 @@ impl Checker {
             Breach::Regressed(text) => (&mut self.violations.regressed, "regressed", text),
             Breach::Resurrected(text) => (&mut self.violations.resurrected, "resurrected", text),
             Breach::Phantom(text) => (&mut self.violations.phantom, "phantom", text),
-            Breach::StaleWithToken(text) => (
-                &mut self.violations.stale_with_token,
-                "stale_with_token",
-                text,
-            ),
+            Breach::StaleWithToken(text) => (&mut self.violations.stale_with_token, "stale_with_token", text),
         };
         *count += 1;
         self.example(name, &text);
@@ -220,17 +211,10 @@ impl Checker {
         let key = *key;
         let early = self.open.get(&write.id).map_or(&[][..], |open| &open.early);
         let meets = |sighting: &Sighting| {
-            sighting.sight == Sight::Deleted
-                || (write.version != 0 && sighting.version >= write.version)
+            sighting.sight == Sight::Deleted || (write.version != 0 && sighting.version >= write.version)
         };
-        let first = early
-            .iter()
-            .filter(|sighting| meets(sighting))
-            .map(|sighting| sighting.at)
-            .min();
-        let same = early
-            .iter()
-            .find(|sighting| write.version != 0 && sighting.version == write.version);
+        let first = early.iter().filter(|sighting| meets(sighting)).map(|sighting| sighting.at).min();
+        let same = early.iter().find(|sighting| write.version != 0 && sighting.version == write.version);
         if let Some(sighting) = same.copied() {
             self.compare(&write, &sighting);
         }
@@ -263,11 +247,7 @@ impl Checker {
         let key = self.keys.entry(sighting.id).or_default();
         key.ours = true;
         if key.seen_deleted && !deleted {
-            let text = format!(
-                "{}: version {} after the deletion",
-                uuid_text(sighting.id),
-                sighting.version
-            );
+            let text = format!("{}: version {} after the deletion", uuid_text(sighting.id), sighting.version);
             self.breach(Breach::Resurrected(text));
             return;
         }
@@ -300,11 +280,7 @@ impl Checker {
         let explained = key.accepted == key.accepted_max && key.accepted_max >= sighting.version;
         self.resolve(&sighting);
         if !explained {
-            self.open
-                .entry(sighting.id)
-                .or_default()
-                .early
-                .push(sighting);
+            self.open.entry(sighting.id).or_default().early.push(sighting);
         }
     }
 
@@ -316,9 +292,7 @@ impl Checker {
         let deleted = sighting.sight == Sight::Deleted;
         let covered: Vec<Write> = open
             .writes
-            .extract_if(.., |write| {
-                deleted || (write.version != 0 && write.version <= sighting.version)
-            })
+            .extract_if(.., |write| deleted || (write.version != 0 && write.version <= sighting.version))
             .collect();
         if open.writes.is_empty() && open.early.is_empty() {
             self.open.remove(&sighting.id);
@@ -329,10 +303,7 @@ impl Checker {
             if write.version == sighting.version {
                 self.compare(&write, sighting);
             }
-            self.visible.push(Visible {
-                write,
-                at: sighting.at,
-            });
+            self.visible.push(Visible { write, at: sighting.at });
         }
     }
 
@@ -359,8 +330,7 @@ impl Checker {
             return;
         }
         if let Some(open) = self.open.get_mut(&id) {
-            open.early
-                .retain(|sighting| sighting.version > key.accepted_max);
+            open.early.retain(|sighting| sighting.version > key.accepted_max);
             if open.writes.is_empty() && open.early.is_empty() {
                 self.open.remove(&id);
             }
@@ -385,14 +355,7 @@ impl Checker {
             .copied()
             .collect();
         for write in gone {
-            self.seen(Sighting {
-                sight: Sight::Deleted,
-                id: write.id,
-                version: write.version,
-                op: None,
-                hash: 0,
-                at,
-            });
+            self.seen(Sighting { sight: Sight::Deleted, id: write.id, version: write.version, op: None, hash: 0, at });
         }
     }
 
@@ -400,11 +363,7 @@ impl Checker {
     /// it (`lost`); what was seen and never written, and may not have been written by one of the
     /// operations in `open_ops` (outcome unknown), is a phantom. Returns the open writes.
     pub fn finish(&mut self, lost: bool, open_ops: &dyn Fn(u64) -> bool) -> Vec<Write> {
-        let mut left: Vec<Write> = self
-            .open
-            .values()
-            .flat_map(|open| open.writes.iter().copied())
-            .collect();
+        let mut left: Vec<Write> = self.open.values().flat_map(|open| open.writes.iter().copied()).collect();
         left.sort_by_key(|write| write.intended);
         if lost {
             self.violations.lost += left.len() as u64;
@@ -425,19 +384,14 @@ impl Checker {
             .filter(|(id, sighting)| {
                 let key = self.keys.get(id).copied().unwrap_or_default();
                 // Where an outcome is unknown, the versions of the key can't be told apart.
-                let unsure =
-                    key.accepted < key.accepted_max && sighting.version <= key.accepted_max;
+                let unsure = key.accepted < key.accepted_max && sighting.version <= key.accepted_max;
                 !unsure
                     && !sighting.op.is_some_and(open_ops)
                     && sighting.sight == Sight::Present
                     && sighting.version > key.accepted_max
             })
             .map(|(id, sighting)| {
-                format!(
-                    "{}: version {} was seen, and nobody wrote it",
-                    uuid_text(*id),
-                    sighting.version
-                )
+                format!("{}: version {} was seen, and nobody wrote it", uuid_text(*id), sighting.version)
             })
             .collect();
         for text in phantoms {
@@ -451,17 +405,13 @@ impl Checker {
     #[must_use]
     pub fn expected(&self, id: u128) -> Option<Expected> {
         let key = self.keys.get(&id)?;
-        (key.accepted > 0 && key.accepted == key.accepted_max).then_some(Expected {
-            version: key.accepted_max,
-            deleted: key.accepted_deleted,
-        })
+        (key.accepted > 0 && key.accepted == key.accepted_max)
+            .then_some(Expected { version: key.accepted_max, deleted: key.accepted_deleted })
     }
 
     /// All keys that [`Checker::expected`] knows.
     pub fn expectations(&self) -> impl Iterator<Item = (u128, Expected)> + '_ {
-        self.keys
-            .keys()
-            .filter_map(|&id| Some((id, self.expected(id)?)))
+        self.keys.keys().filter_map(|&id| Some((id, self.expected(id)?)))
     }
 }
 

@@ -97,13 +97,9 @@ fn run_once(arguments: RunArguments) -> anyhow::Result<u8> {
 }
 
 /// A run with its files.
-fn measured_run(
-    options: RunOptions,
-    shared: Arc<Shared>,
-) -> anyhow::Result<(Finished, Option<PathBuf>)> {
+fn measured_run(options: RunOptions, shared: Arc<Shared>) -> anyhow::Result<(Finished, Option<PathBuf>)> {
     if let Some(folder) = &options.out {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("{} can't be made", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("{} can't be made", folder.display()))?;
     }
     let manifest = options.out.as_ref().map(|_| Manifest::before(&options));
     let folder = options.out.clone();
@@ -112,62 +108,44 @@ fn measured_run(
         let failed = || format!("{} can't be written", folder.display());
         let text = serde_json::to_vec_pretty(&finished.summary)?;
         std::fs::write(folder.join("summary.json"), text).with_context(failed)?;
-        manifest
-            .write(
-                folder,
-                finished.seed,
-                &finished.priority,
-                finished.measured_at,
-            )
-            .with_context(failed)?;
+        manifest.write(folder, finished.seed, &finished.priority, finished.measured_at).with_context(failed)?;
     }
     Ok((finished, folder))
 }
 
 /// The first Ctrl-C (or SIGTERM) ends the run early, with a valid report; the second ends it.
 fn heed_signals(shared: Arc<Shared>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            runtime.block_on(async {
-                use tokio::signal::unix::{SignalKind, signal};
-                let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-                    return;
-                };
-                loop {
-                    tokio::select! {
-                        _ = tokio::signal::ctrl_c() => {}
-                        _ = terminate.recv() => {}
-                    }
-                    if shared.interrupted.swap(true, Ordering::Relaxed) {
-                        std::process::exit(130);
-                    }
-                    eprintln!("ending early; once more to stop at once");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+                return;
+            };
+            loop {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
                 }
-            });
-        })?;
+                if shared.interrupted.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!("ending early; once more to stop at once");
+            }
+        });
+    })?;
     Ok(())
 }
 
 fn verify_planes(targets: &Targets) -> anyhow::Result<u8> {
     let mut control = Exchange::new(targets.control()?, &targets.api_key);
-    let view = targets
-        .views()?
-        .into_iter()
-        .next()
-        .context("no data plane URL")?;
+    let view = targets.views()?.into_iter().next().context("no data plane URL")?;
     let mut view = Exchange::new(view, &targets.api_key);
     let comparison = verify::compare(&mut control, &mut view, &mut |_, _| {})?;
     for example in &comparison.examples {
         println!("{example}");
     }
-    println!(
-        "{} entities in Postgres, {} differ in the view",
-        comparison.entities, comparison.different
-    );
+    println!("{} entities in Postgres, {} differ in the view", comparison.entities, comparison.different);
     Ok(if comparison.different == 0 { 0 } else { 4 })
 }
 
@@ -185,11 +163,7 @@ fn print_summary(summary: &Summary) {
         summary.achieved_per_s,
         summary.measured_s,
         summary.mode,
-        if summary.interrupted {
-            ", interrupted"
-        } else {
-            ""
-        }
+        if summary.interrupted { ", interrupted" } else { "" }
     );
     println!(
         "sent {}, accepted {}, refused {}, rejected {}, failed {}, timed out {}, unknown {}; outstanding {}, drained in {:.2} s",
@@ -210,24 +184,10 @@ fn print_summary(summary: &Summary) {
         ("read", summary.read),
         ("send delay", summary.send_delay),
     ];
-    println!(
-        "{:<11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "ms", "count", "p50", "p90", "p99", "p99.9", "max"
-    );
+    println!("{:<11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}", "ms", "count", "p50", "p90", "p99", "p99.9", "max");
     for (name, latency) in measures {
-        if let Some(Latency {
-            count,
-            p50_ms,
-            p90_ms,
-            p99_ms,
-            p999_ms,
-            max_ms,
-            ..
-        }) = latency
-        {
-            println!(
-                "{name:<11} {count:>9} {p50_ms:>9.3} {p90_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} {max_ms:>9.3}"
-            );
+        if let Some(Latency { count, p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. }) = latency {
+            println!("{name:<11} {count:>9} {p50_ms:>9.3} {p90_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} {max_ms:>9.3}");
         }
     }
     println!("Postgres and view compared: {}", summary.view_compared);

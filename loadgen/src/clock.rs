@@ -17,9 +17,7 @@ impl Clock {
     /// A clock that reads 0 now.
     #[must_use]
     pub fn start() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 
     /// Nanoseconds since the start of the run.

@@ -100,10 +100,7 @@ pub fn format_uuid(id: u128) -> [u8; 36] {
 /// The same as text, for messages.
 #[must_use]
 pub fn uuid_text(id: u128) -> String {
-    format_uuid(id)
-        .iter()
-        .map(|&byte| char::from(byte))
-        .collect()
+    format_uuid(id).iter().map(|&byte| char::from(byte)).collect()
 }
 
 /// Hash of a document's bytes (SipHash-1-3 with fixed keys).
@@ -118,12 +115,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
 #[must_use]
 pub fn parse(bytes: &[u8], run: &RunTag) -> Option<Document> {
     let (id, version, op) = fast(bytes, run).or_else(|| slow(bytes, run))?;
-    Some(Document {
-        id,
-        version,
-        op,
-        hash: hash(bytes),
-    })
+    Some(Document { id, version, op, hash: hash(bytes) })
 }
 
 fn fast(bytes: &[u8], run: &RunTag) -> Option<(u128, u32, Option<u64>)> {
@@ -132,19 +124,13 @@ fn fast(bytes: &[u8], run: &RunTag) -> Option<(u128, u32, Option<u64>)> {
     let id = parse_uuid(id)?;
     let rest = rest.strip_prefix(br#"","#)?;
     let head = bytes.strip_suffix(b"}")?;
-    let digits = head
-        .iter()
-        .rev()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let digits = head.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (head, number) = head.split_at(head.len() - digits);
     if !head.ends_with(br#""version":"#) {
         return None;
     }
     let version = decimal(number)?;
-    let op = rest
-        .strip_prefix(br#""title":""#)
-        .and_then(|title| op_of_title(title, run));
+    let op = rest.strip_prefix(br#""title":""#).and_then(|title| op_of_title(title, run));
     Some((id, u32::try_from(version).ok()?, op))
 }
 
@@ -157,19 +143,13 @@ fn slow(bytes: &[u8], run: &RunTag) -> Option<(u128, u32, Option<u64>)> {
         title: Option<String>,
     }
     let loose: Loose<'_> = serde_json::from_slice(bytes).ok()?;
-    let op = loose
-        .title
-        .map(|title| title + "\"")
-        .and_then(|title| op_of_title(title.as_bytes(), run));
+    let op = loose.title.map(|title| title + "\"").and_then(|title| op_of_title(title.as_bytes(), run));
     Some((parse_uuid(loose.id.as_bytes())?, loose.version, op))
 }
 
 /// `lg-<run>-<op>"` → op.
 fn op_of_title(title: &[u8], run: &RunTag) -> Option<u64> {
-    let rest = title
-        .strip_prefix(b"lg-")?
-        .strip_prefix(run)?
-        .strip_prefix(b"-")?;
+    let rest = title.strip_prefix(b"lg-")?.strip_prefix(run)?.strip_prefix(b"-")?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     (rest.get(digits) == Some(&b'"')).then(|| decimal(&rest[..digits]))?
 }
@@ -179,9 +159,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
         return None;
     }
     digits.iter().try_fold(0u64, |value, &digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?
+        digit.is_ascii_digit().then(|| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?
     })
 }
 
@@ -202,18 +180,12 @@ mod tests {
 
     #[test]
     fn the_fast_and_the_slow_way_agree() {
-        let document = format!(
-            r#"{{"id":"{ID}","title":"lg-00c0ffee-42","payload":{{"version":7}},"version":3}}"#
-        );
+        let document = format!(r#"{{"id":"{ID}","title":"lg-00c0ffee-42","payload":{{"version":7}},"version":3}}"#);
         let spaced = format!(r#"{{ "version":3, "id":"{ID}", "title":"lg-00c0ffee-42" }}"#);
         let id = parse_uuid(ID.as_bytes()).unwrap();
         for text in [&document, &spaced] {
             let read = parse(text.as_bytes(), RUN).unwrap();
-            assert_eq!(
-                (read.id, read.version, read.op),
-                (id, 3, Some(42)),
-                "{text}"
-            );
+            assert_eq!((read.id, read.version, read.op), (id, 3, Some(42)), "{text}");
         }
     }
 

@@ -193,10 +193,7 @@ impl Reporter {
     /// A reporter into `channel`.
     #[must_use]
     pub fn new(channel: SyncSender<Message>) -> Self {
-        Self {
-            channel,
-            waiting: std::collections::VecDeque::new(),
-        }
+        Self { channel, waiting: std::collections::VecDeque::new() }
     }
 
     /// Sends `message`, or keeps it until there is room. Never blocks.
@@ -261,6 +258,5 @@ impl Shared {
 #[must_use]
 pub fn thread_cpu() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap_or(0) * crate::clock::SECOND
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * crate::clock::SECOND + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

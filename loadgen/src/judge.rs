@@ -154,8 +154,7 @@ impl Judge {
     fn visible(&mut self, visible: &Visible) {
         let Visible { write, at } = *visible;
         self.last_visible = self.last_visible.max(at);
-        self.recorder
-            .l2c(at.saturating_sub(write.intended), write.phase);
+        self.recorder.l2c(at.saturating_sub(write.intended), write.phase);
         if write.sampled && self.sampled.len() < SAMPLES_MAX {
             self.sampled.insert((write.id, write.version), at);
         }

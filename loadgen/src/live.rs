@@ -16,9 +16,7 @@ impl Live {
     /// Output as the options ask for.
     #[must_use]
     pub fn new(options: &RunOptions) -> Self {
-        Self {
-            quiet: options.quiet,
-        }
+        Self { quiet: options.quiet }
     }
 
     /// A line about what happens now.
@@ -63,7 +61,5 @@ impl Live {
 /// `14:03:22.123456Z`.
 #[must_use]
 pub fn time_of_day(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at)
-        .map(|time| time.strftime("%H:%M:%S.%6fZ").to_string())
-        .unwrap_or_default()
+    jiff::Timestamp::try_from(at).map(|time| time.strftime("%H:%M:%S.%6fZ").to_string()).unwrap_or_default()
 }

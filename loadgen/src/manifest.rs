@@ -64,13 +64,7 @@ impl Manifest {
     ///
     /// # Errors
     /// The file can't be written.
-    pub fn write(
-        mut self,
-        folder: &Path,
-        seed: u64,
-        priority: &str,
-        measured: SystemTime,
-    ) -> std::io::Result<()> {
+    pub fn write(mut self, folder: &Path, seed: u64, priority: &str, measured: SystemTime) -> std::io::Result<()> {
         self.value["seed"] = json!(seed);
         self.value["priority"] = json!(priority);
         self.value["measured_from"] = json!(rfc3339(measured));
@@ -90,19 +84,13 @@ fn command_line() -> Vec<String> {
                 return "…".to_owned();
             }
             hide = argument == "--api-key";
-            if argument.starts_with("--api-key=") {
-                "--api-key=…".to_owned()
-            } else {
-                argument
-            }
+            if argument.starts_with("--api-key=") { "--api-key=…".to_owned() } else { argument }
         })
         .collect()
 }
 
 fn rfc3339(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at)
-        .map(|time| time.strftime("%FT%T.%3fZ").to_string())
-        .unwrap_or_default()
+    jiff::Timestamp::try_from(at).map(|time| time.strftime("%FT%T.%3fZ").to_string()).unwrap_or_default()
 }
 
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
@@ -112,9 +100,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path)
-        .ok()
-        .map(|text| text.trim().to_owned())
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 /// The commit, whether the tree was changed, and a hash of the lock file.
@@ -122,12 +108,7 @@ fn source() -> Value {
     use sha2::Digest as _;
     let lock = output("git", &["rev-parse", "--show-toplevel"])
         .and_then(|top| std::fs::read(Path::new(&top).join("Cargo.lock")).ok())
-        .map(|bytes| {
-            sha2::Sha256::digest(bytes)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        });
+        .map(|bytes| sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     json!({
         "commit": output("git", &["rev-parse", "HEAD"]),
         "dirty": Command::new("git")
@@ -149,9 +130,7 @@ pub fn machine() -> Value {
             .map(|(_, name)| name.trim().to_owned())
     });
     let memory = read("/proc/meminfo").and_then(|text| {
-        text.lines()
-            .find_map(|line| line.strip_prefix("MemTotal:"))
-            .map(|line| line.trim().to_owned())
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")).map(|line| line.trim().to_owned())
     });
     json!({
         "cpu": cpu,
@@ -170,13 +149,8 @@ pub fn machine() -> Value {
 /// What the servers' settings make of durability, as far as they can be asked from here.
 fn server_settings() -> Value {
     let ask = |query: &str| {
-        let url = std::env::var("NEXUS_DATABASE_ADMIN_URL")
-            .or_else(|_| std::env::var("NEXUS_DATABASE_URL"))
-            .ok()?;
-        let output = Command::new("psql")
-            .args([url.as_str(), "-XAtc", query])
-            .output()
-            .ok()?;
+        let url = std::env::var("NEXUS_DATABASE_ADMIN_URL").or_else(|_| std::env::var("NEXUS_DATABASE_URL")).ok()?;
+        let output = Command::new("psql").args([url.as_str(), "-XAtc", query]).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         (output.status.success() && !text.is_empty()).then_some(text)
     };
@@ -205,8 +179,7 @@ fn load_average() -> Option<String> {
 
 /// The other busy processes: name and share of a core since they started.
 fn busiest() -> Value {
-    let text =
-        output("ps", &["-eo", "pcpu,comm", "--sort=-pcpu", "--no-headers"]).unwrap_or_default();
+    let text = output("ps", &["-eo", "pcpu,comm", "--sort=-pcpu", "--no-headers"]).unwrap_or_default();
     text.lines()
         .take(10)
         .filter_map(|line| {

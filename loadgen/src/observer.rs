@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
-use crate::client::{
-    Completion, Connection, Dechunker, Endpoint, Framing, Poller, Pool, Ready, parse_head,
-};
+use crate::client::{Completion, Connection, Dechunker, Endpoint, Framing, Poller, Pool, Ready, parse_head};
 use crate::clock::{Clock, MILLISECOND, SECOND};
 use crate::document::{self, IdHasher, RunTag, format_uuid};
 use crate::journal::{Breach, Message, ReadRecord, Reporter, Shared, Sight, Sighting, thread_cpu};
@@ -60,10 +58,7 @@ enum Watch {
     Down(u64),
     Connecting(Connection),
     Head(Connection),
-    Streaming {
-        connection: Connection,
-        chunks: Option<Dechunker>,
-    },
+    Streaming { connection: Connection, chunks: Option<Dechunker> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -160,9 +155,7 @@ impl Observer {
             let wake = due.unwrap_or(u64::MAX).min(next_housekeeping);
             let now = self.clock.now();
             if let Err(error) = self.poller.wait(wake.saturating_sub(now), &mut ready) {
-                self.reporter.send(Message::Fatal(format!(
-                    "waiting for sockets failed: {error}"
-                )));
+                self.reporter.send(Message::Fatal(format!("waiting for sockets failed: {error}")));
                 break;
             }
             for &event in &ready {
@@ -201,9 +194,7 @@ impl Observer {
                 self.finish_read(index, expired, now);
             }
         }
-        self.shared
-            .observer_cpu
-            .store(thread_cpu(), Ordering::Relaxed);
+        self.shared.observer_cpu.store(thread_cpu(), Ordering::Relaxed);
         self.report();
     }
 
@@ -213,8 +204,7 @@ impl Observer {
             self.reporter.send(Message::Seen(seen));
         }
         if !self.records.is_empty() {
-            self.reporter
-                .send(Message::Reads(std::mem::take(&mut self.records)));
+            self.reporter.send(Message::Reads(std::mem::take(&mut self.records)));
         }
         self.reporter.push();
     }
@@ -266,20 +256,12 @@ impl Observer {
         }
     }
 
-    fn watch_connected(
-        &mut self,
-        mut connection: Connection,
-        event: Ready,
-    ) -> Result<Watch, String> {
+    fn watch_connected(&mut self, mut connection: Connection, event: Ready) -> Result<Watch, String> {
         if !event.writable {
             return Ok(Watch::Connecting(connection));
         }
-        connection
-            .finish_connecting()
-            .map_err(|error| error.to_string())?;
-        self.poller
-            .modify(&connection, WATCH_TOKEN, false)
-            .map_err(|error| error.to_string())?;
+        connection.finish_connecting().map_err(|error| error.to_string())?;
+        self.poller.modify(&connection, WATCH_TOKEN, false).map_err(|error| error.to_string())?;
         let mut request = Vec::new();
         self.watch_request(&mut request);
         connection.start_request().extend_from_slice(&request);
@@ -293,15 +275,11 @@ impl Observer {
 
     fn watch_head(&mut self, mut connection: Connection) -> Result<Watch, String> {
         connection.fill().map_err(|error| error.to_string())?;
-        let Some(head) = parse_head(connection.received()).map_err(|error| error.to_string())?
-        else {
+        let Some(head) = parse_head(connection.received()).map_err(|error| error.to_string())? else {
             return Ok(Watch::Head(connection));
         };
         if head.status != 200 || !head.event_stream {
-            return Err(format!(
-                "the view server answered the watch with {}",
-                head.status
-            ));
+            return Err(format!("the view server answered the watch with {}", head.status));
         }
         let rest = connection.received()[head.length..].to_vec();
         connection.consume(connection.received().len());
@@ -311,11 +289,7 @@ impl Observer {
         Ok(Watch::Streaming { connection, chunks })
     }
 
-    fn watch_bytes(
-        &mut self,
-        mut connection: Connection,
-        mut chunks: Option<Dechunker>,
-    ) -> Result<Watch, String> {
+    fn watch_bytes(&mut self, mut connection: Connection, mut chunks: Option<Dechunker>) -> Result<Watch, String> {
         let count = connection.fill().map_err(|error| error.to_string())?;
         if count > 0 {
             self.take_bytes(connection.received(), chunks.as_mut())?;
@@ -332,9 +306,7 @@ impl Observer {
         let mut text = std::mem::take(&mut self.unchunked);
         text.clear();
         let ended = match chunks {
-            Some(chunks) => chunks
-                .feed(bytes, &mut text)
-                .map_err(|error| error.to_string())?,
+            Some(chunks) => chunks.feed(bytes, &mut text).map_err(|error| error.to_string())?,
             None => {
                 text.extend_from_slice(bytes);
                 false
@@ -347,11 +319,7 @@ impl Observer {
         if self.seen.len() >= 512 {
             self.report();
         }
-        if ended {
-            Err("the view server ended the watch".to_owned())
-        } else {
-            Ok(())
-        }
+        if ended { Err("the view server ended the watch".to_owned()) } else { Ok(()) }
     }
 
     fn take_event(&mut self, event: sse::Event<'_>, at: u64) {
@@ -370,8 +338,7 @@ impl Observer {
             _ => Sight::Present,
         };
         let Some(document) = document::parse(event.data, &self.settings.run) else {
-            let text =
-                String::from_utf8_lossy(&event.data[..event.data.len().min(80)]).into_owned();
+            let text = String::from_utf8_lossy(&event.data[..event.data.len().min(80)]).into_owned();
             let breach = Breach::Phantom(format!("the watch sent what is no signal: {text}"));
             self.reporter.send(Message::Breach(breach));
             return;
@@ -392,10 +359,7 @@ impl Observer {
                 if !deleted {
                     ids.push(document.id);
                 }
-                Known {
-                    version: 0,
-                    deleted: false,
-                }
+                Known { version: 0, deleted: false }
             });
             known.version = known.version.max(document.version);
             known.deleted |= deleted;
@@ -416,24 +380,14 @@ impl Observer {
                 return None;
             }
             let count = self.pools.len();
-            let offset =
-                (0..count).find(|i| self.pools[(self.next_pool + i) % count].has_idle())?;
+            let offset = (0..count).find(|i| self.pools[(self.next_pool + i) % count].has_idle())?;
             let index = (self.next_pool + offset) % count;
             self.next_pool = index + 1;
             let measured = intended >= reads.measure_from;
             reads.schedule.advance();
             let id = self.ids[self.random.below(self.ids.len())];
-            let floor = self.known.get(&id).copied().unwrap_or(Known {
-                version: 0,
-                deleted: false,
-            });
-            let read = Read {
-                id,
-                intended,
-                sent: now,
-                measured,
-                floor,
-            };
+            let floor = self.known.get(&id).copied().unwrap_or(Known { version: 0, deleted: false });
+            let read = Read { id, intended, sent: now, measured, floor };
             let api_key = &self.settings.api_key;
             let view = &self.settings.views[index];
             self.pools[index].send(&self.poller, read, now + self.settings.timeout, |out| {
@@ -462,22 +416,12 @@ impl Observer {
     }
 
     fn finish_read(&mut self, index: usize, completion: Completion<Read>, now: u64) {
-        let Completion {
-            slot,
-            tag: read,
-            result,
-        } = completion;
+        let Completion { slot, tag: read, result } = completion;
         let pool = &mut self.pools[index];
         let mut breach = None;
         let status = match result {
             Ok(head) => {
-                breach = check_read(
-                    &read,
-                    head.status,
-                    head.version,
-                    pool.body(slot),
-                    &self.settings.run,
-                );
+                breach = check_read(&read, head.status, head.version, pool.body(slot), &self.settings.run);
                 head.status
             }
             Err(_) => 0,
@@ -497,20 +441,13 @@ impl Observer {
 }
 
 /// What a read by id breaks, given what was visible before it was sent.
-fn check_read(
-    read: &Read,
-    status: u16,
-    etag: Option<u32>,
-    body: &[u8],
-    run: &RunTag,
-) -> Option<Breach> {
+fn check_read(read: &Read, status: u16, etag: Option<u32>, body: &[u8], run: &RunTag) -> Option<Breach> {
     let entity = document::uuid_text(read.id);
     let floor = read.floor;
     match status {
-        200 if floor.deleted => Some(Breach::Resurrected(format!(
-            "{entity}: read after version {} deleted it",
-            floor.version
-        ))),
+        200 if floor.deleted => {
+            Some(Breach::Resurrected(format!("{entity}: read after version {} deleted it", floor.version)))
+        }
         200 => match document::parse(body, run) {
             Some(document) if document.id == read.id && etag == Some(document.version) => {
                 (document.version < floor.version).then(|| {
@@ -520,9 +457,7 @@ fn check_read(
                     ))
                 })
             }
-            _ => Some(Breach::Phantom(format!(
-                "{entity}: the read's body, id or ETag is another's"
-            ))),
+            _ => Some(Breach::Phantom(format!("{entity}: the read's body, id or ETag is another's"))),
         },
         404 if floor.version > 0 && !floor.deleted => {
             let gone = deleted_version(body).unwrap_or(0);
@@ -546,13 +481,7 @@ mod tests {
 
     fn check(floor: Known, status: u16, body: &str) -> Option<Breach> {
         let id = document::parse_uuid(ID.as_bytes()).unwrap();
-        let read = Read {
-            id,
-            intended: 0,
-            sent: 0,
-            measured: true,
-            floor,
-        };
+        let read = Read { id, intended: 0, sent: 0, measured: true, floor };
         let etag = document::parse(body.as_bytes(), RUN).map(|document| document.version);
         check_read(&read, status, etag, body.as_bytes(), RUN)
     }
@@ -563,22 +492,10 @@ mod tests {
         let at = |version, deleted| Known { version, deleted };
         assert_eq!(check(at(3, false), 200, &body), None);
         assert_eq!(check(at(0, false), 404, "{}"), None);
-        assert!(matches!(
-            check(at(4, false), 200, &body),
-            Some(Breach::Regressed(_))
-        ));
-        assert!(matches!(
-            check(at(4, true), 200, &body),
-            Some(Breach::Resurrected(_))
-        ));
-        assert!(matches!(
-            check(at(1, false), 404, "{}"),
-            Some(Breach::Regressed(_))
-        ));
+        assert!(matches!(check(at(4, false), 200, &body), Some(Breach::Regressed(_))));
+        assert!(matches!(check(at(4, true), 200, &body), Some(Breach::Resurrected(_))));
+        assert!(matches!(check(at(1, false), 404, "{}"), Some(Breach::Regressed(_))));
         assert_eq!(check(at(1, false), 404, r#"{"deleted_version":2}"#), None);
-        assert!(matches!(
-            check(at(1, false), 200, "{}"),
-            Some(Breach::Phantom(_))
-        ));
+        assert!(matches!(check(at(1, false), 200, "{}"), Some(Breach::Phantom(_))));
     }
 }

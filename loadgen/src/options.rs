@@ -13,12 +13,7 @@ use crate::workload::{Mix, Skew};
 #[derive(Debug, Clone, clap::Args)]
 pub struct Targets {
     /// The control plane's URL
-    #[arg(
-        long,
-        env = "NEXUS_CONTROL_URL",
-        default_value = "http://127.0.0.1:8000",
-        value_name = "URL"
-    )]
+    #[arg(long, env = "NEXUS_CONTROL_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
     pub control_url: String,
     /// The data plane's URL; several, separated by commas: the first is watched, reads go round all
     #[arg(
@@ -30,13 +25,7 @@ pub struct Targets {
     )]
     pub dataplane_url: Vec<String>,
     /// An API key of an operator or admin
-    #[arg(
-        long,
-        env = "NEXUS_API_KEY",
-        hide_env_values = true,
-        default_value = "",
-        value_name = "KEY"
-    )]
+    #[arg(long, env = "NEXUS_API_KEY", hide_env_values = true, default_value = "", value_name = "KEY")]
     pub api_key: String,
 }
 
@@ -54,10 +43,7 @@ impl Targets {
     /// # Errors
     /// A URL is none.
     pub fn views(&self) -> Result<Vec<Endpoint>, EndpointError> {
-        self.dataplane_url
-            .iter()
-            .map(|url| Endpoint::parse(url))
-            .collect()
+        self.dataplane_url.iter().map(|url| Endpoint::parse(url)).collect()
     }
 }
 
@@ -74,11 +60,7 @@ pub struct Load {
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub preload: u64,
     /// Shares of the commands: create, update, delete, batch
-    #[arg(
-        long,
-        default_value = "create=60,update=30,delete=10",
-        value_name = "MIX"
-    )]
+    #[arg(long, default_value = "create=60,update=30,delete=10", value_name = "MIX")]
     pub mix: Mix,
     /// Commands in a batch (when the mix has batches)
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000), value_name = "N")]
@@ -152,13 +134,7 @@ pub struct RunOptions {
 /// # Errors
 /// Anything else.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let units = [
-        ("ms", 0.001),
-        ("s", 1.0),
-        ("m", 60.0),
-        ("h", 3_600.0),
-        ("", 1.0),
-    ];
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3_600.0), ("", 1.0)];
     let (number, factor) = units
         .iter()
         .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
@@ -180,9 +156,7 @@ pub fn rate(text: &str) -> Result<f64, String> {
     rate_or_zero(text)
         .ok()
         .filter(|rate| *rate > 0.0)
-        .ok_or_else(|| {
-            format!("{text:?} is no rate; write a number of commands per second, up to 1000000")
-        })
+        .ok_or_else(|| format!("{text:?} is no rate; write a number of commands per second, up to 1000000"))
 }
 
 fn rate_or_zero(text: &str) -> Result<f64, String> {
@@ -196,15 +170,8 @@ fn rate_or_zero(text: &str) -> Result<f64, String> {
 fn payload_bytes(text: &str) -> Result<(usize, usize), String> {
     let wrong = || format!("{text:?} is no size; write 200 or 64-256, up to 60000");
     let (least, most) = text.split_once('-').unwrap_or((text, text));
-    let (least, most) = (
-        least.parse().map_err(|_| wrong())?,
-        most.parse().map_err(|_| wrong())?,
-    );
-    if least <= most && most <= 60_000 {
-        Ok((least, most))
-    } else {
-        Err(wrong())
-    }
+    let (least, most) = (least.parse().map_err(|_| wrong())?, most.parse().map_err(|_| wrong())?);
+    if least <= most && most <= 60_000 { Ok((least, most)) } else { Err(wrong()) }
 }
 
 #[cfg(test)]

@@ -16,9 +16,7 @@ use std::sync::mpsc::Receiver;
 use crate::client::{Completion, Endpoint, Failure, Head, Poller, Pool};
 use crate::clock::{Clock, MILLISECOND};
 use crate::document::{self, RunTag};
-use crate::journal::{
-    Bracket, CommandRecord, Message, Outcome, Phase, Reporter, Shared, thread_cpu,
-};
+use crate::journal::{Bracket, CommandRecord, Message, Outcome, Phase, Reporter, Shared, thread_cpu};
 use crate::priority::Priority;
 use crate::probe::Probes;
 use crate::schedule::Schedule;
@@ -92,16 +90,8 @@ struct Unsettled {
 #[derive(Debug)]
 enum Source {
     Nothing,
-    Creates {
-        left: u64,
-        phase: Phase,
-    },
-    Follow {
-        send: Schedule,
-        notice: Schedule,
-        measure_from: u64,
-        closed: bool,
-    },
+    Creates { left: u64, phase: Phase },
+    Follow { send: Schedule, notice: Schedule, measure_from: u64, closed: bool },
 }
 
 /// The pacing thread.
@@ -138,10 +128,7 @@ impl Pacer {
         orders: Receiver<Order>,
     ) -> std::io::Result<Self> {
         let pool = Pool::new(settings.control.clone(), settings.connections, 0);
-        let probes = settings
-            .probes
-            .clone()
-            .map(|probes| Probes::new(probes, PROBE_TOKENS));
+        let probes = settings.probes.clone().map(|probes| Probes::new(probes, PROBE_TOKENS));
         Ok(Self {
             clock,
             settings,
@@ -164,10 +151,7 @@ impl Pacer {
 
     /// Works until [`Shared::stop`].
     pub fn run(mut self) {
-        let _ = self
-            .shared
-            .pacer_priority
-            .set(self.settings.priority.apply());
+        let _ = self.shared.pacer_priority.set(self.settings.priority.apply());
         let mut ready = Vec::with_capacity(256);
         let mut next_housekeeping = 0;
         while !self.shared.stopped() {
@@ -179,22 +163,14 @@ impl Pacer {
             now = self.dispatch();
             let wake = self.next_due().unwrap_or(u64::MAX).min(next_housekeeping);
             if let Err(error) = self.poller.wait(wake.saturating_sub(now), &mut ready) {
-                self.reporter.send(Message::Fatal(format!(
-                    "waiting for sockets failed: {error}"
-                )));
+                self.reporter.send(Message::Fatal(format!("waiting for sockets failed: {error}")));
                 break;
             }
             for &event in &ready {
                 let now = self.clock.now();
                 if event.token >= PROBE_TOKENS {
                     if let Some(probes) = &mut self.probes {
-                        probes.on_ready(
-                            &self.poller,
-                            event,
-                            now,
-                            &mut self.reporter,
-                            &mut self.brackets,
-                        );
+                        probes.on_ready(&self.poller, event, now, &mut self.reporter, &mut self.brackets);
                     }
                 } else if let Some(completion) = self.pool.on_ready(&self.poller, event, now) {
                     self.complete(completion, now);
@@ -224,12 +200,7 @@ impl Pacer {
                     *left -= 1;
                     (now, *phase, Some(Kind::Create))
                 }
-                Source::Follow {
-                    send,
-                    notice,
-                    measure_from,
-                    closed,
-                } => {
+                Source::Follow { send, notice, measure_from, closed } => {
                     let Some(due) = send.peek().filter(|&due| due <= now || *closed) else {
                         return now;
                     };
@@ -259,15 +230,7 @@ impl Pacer {
                     }
                     send.advance();
                     let measured = intended >= *measure_from;
-                    (
-                        intended,
-                        if measured {
-                            Phase::Measured
-                        } else {
-                            Phase::Warmup
-                        },
-                        None,
-                    )
+                    (intended, if measured { Phase::Measured } else { Phase::Warmup }, None)
                 }
             };
             self.send(intended, phase, only, now);
@@ -278,24 +241,14 @@ impl Pacer {
         let operations = self.workload.choose(only);
         let batch = operations.len() > 1;
         if phase == Phase::Measured {
-            self.shared
-                .measured_sent
-                .fetch_add(operations.len() as u64, Ordering::Relaxed);
+            self.shared.measured_sent.fetch_add(operations.len() as u64, Ordering::Relaxed);
         }
         let rendered = operations.clone();
-        let flight = InFlight {
-            operations,
-            batch,
-            phase,
-            intended,
-            sent: now,
-            attempt: 0,
-        };
+        let flight = InFlight { operations, batch, phase, intended, sent: now, attempt: 0 };
         let workload = &mut self.workload;
-        self.pool
-            .send(&self.poller, flight, now + self.settings.timeout, |out| {
-                workload.render(&rendered, batch, out);
-            });
+        self.pool.send(&self.poller, flight, now + self.settings.timeout, |out| {
+            workload.render(&rendered, batch, out);
+        });
     }
 
     /// Repeats one command whose outcome is open, if one is due; true if it did.
@@ -319,14 +272,8 @@ impl Pacer {
             return None;
         }
         let due = match &self.source {
-            Source::Follow {
-                send,
-                closed: false,
-                ..
-            } => send.peek(),
-            Source::Follow {
-                send, closed: true, ..
-            } => send.peek().map(|_| send.start()),
+            Source::Follow { send, closed: false, .. } => send.peek(),
+            Source::Follow { send, closed: true, .. } => send.peek().map(|_| send.start()),
             _ => None,
         };
         match (settle, due) {
@@ -348,16 +295,9 @@ impl Pacer {
             self.idle_said = false;
             self.source = match order {
                 Order::Creates { count, phase } => Source::Creates { left: count, phase },
-                Order::Follow {
-                    schedule,
-                    measure_from,
-                    closed,
-                } => Source::Follow {
-                    notice: schedule.clone(),
-                    send: schedule,
-                    measure_from,
-                    closed,
-                },
+                Order::Follow { schedule, measure_from, closed } => {
+                    Source::Follow { notice: schedule.clone(), send: schedule, measure_from, closed }
+                }
             };
         }
         if self.shared.interrupted.load(Ordering::Relaxed)
@@ -399,19 +339,14 @@ impl Pacer {
             self.reporter.send(Message::OwnDelays(delays));
         }
         if !self.brackets.is_empty() {
-            self.reporter
-                .send(Message::Brackets(std::mem::take(&mut self.brackets)));
+            self.reporter.send(Message::Brackets(std::mem::take(&mut self.brackets)));
         }
         self.reporter.push();
     }
 
     /// Turns an answer, or its absence, into records.
     fn complete(&mut self, completion: Completion<InFlight>, now: u64) {
-        let Completion {
-            slot,
-            tag: flight,
-            result,
-        } = completion;
+        let Completion { slot, tag: flight, result } = completion;
         let verdict = match &result {
             Ok(head) => self.judge(slot, head, &flight),
             Err(Failure::TimedOut) => Verdict::Open(Outcome::TimedOut, 0),
@@ -431,25 +366,12 @@ impl Pacer {
                     let request = self.pool.request(slot).to_vec();
                     let pause = SETTLE_PAUSE << flight.attempt.min(8);
                     let not_before = now + pause.min(SETTLE_PAUSE_MAX);
-                    let flight = InFlight {
-                        attempt: flight.attempt + 1,
-                        ..flight
-                    };
-                    self.unsettled.push_back(Unsettled {
-                        request,
-                        flight,
-                        not_before,
-                    });
+                    let flight = InFlight { attempt: flight.attempt + 1, ..flight };
+                    self.unsettled.push_back(Unsettled { request, flight, not_before });
                 }
             }
             Verdict::Batch(results, status) => self.complete_batch(&flight, &results, status, now),
-            Verdict::One {
-                outcome,
-                status,
-                id,
-                version,
-                hash,
-            } => {
+            Verdict::One { outcome, status, id, version, hash } => {
                 let operation = flight.operations[0];
                 let mut sampled = false;
                 if let (Outcome::Accepted { changed: true }, Ok(head), Some(probes)) =
@@ -458,24 +380,9 @@ impl Pacer {
                 {
                     let token = &self.pool.received(slot)[head.token.clone()];
                     let deleted = operation.kind == Kind::Delete;
-                    sampled = probes.offer(
-                        &self.poller,
-                        id,
-                        version,
-                        deleted,
-                        flight.intended,
-                        token,
-                        now,
-                    );
+                    sampled = probes.offer(&self.poller, id, version, deleted, flight.intended, token, now);
                 }
-                let row = Row {
-                    outcome,
-                    status,
-                    id,
-                    version,
-                    hash,
-                    sampled,
-                };
+                let row = Row { outcome, status, id, version, hash, sampled };
                 self.settle(&flight, operation, row, now);
             }
         }
@@ -485,43 +392,24 @@ impl Pacer {
     fn judge(&self, slot: usize, head: &Head, flight: &InFlight) -> Verdict {
         let body = self.pool.body(slot);
         let status = head.status;
-        let no_change = |outcome| Verdict::One {
-            outcome,
-            status,
-            id: 0,
-            version: 0,
-            hash: 0,
-        };
+        let no_change = |outcome| Verdict::One { outcome, status, id: 0, version: 0, hash: 0 };
         match status {
             200..=299 if flight.batch => match serde_json::from_slice::<BatchAnswer>(body) {
-                Ok(answer) if answer.results.len() == flight.operations.len() => {
-                    Verdict::Batch(answer.results, status)
-                }
+                Ok(answer) if answer.results.len() == flight.operations.len() => Verdict::Batch(answer.results, status),
                 _ => Verdict::Batch(Vec::new(), status),
             },
             200..=299 => {
                 let operation = flight.operations[0];
                 if operation.kind == Kind::Delete {
                     let id = self.workload.id_of(operation).unwrap_or(0);
-                    let version = head
-                        .version
-                        .or_else(|| self.workload.version_of_delete(operation))
-                        .unwrap_or(0);
+                    let version = head.version.or_else(|| self.workload.version_of_delete(operation)).unwrap_or(0);
                     let outcome = Outcome::Accepted { changed: true };
-                    return Verdict::One {
-                        outcome,
-                        status,
-                        id,
-                        version,
-                        hash: 0,
-                    };
+                    return Verdict::One { outcome, status, id, version, hash: 0 };
                 }
                 match document::parse(body, &self.settings.run) {
                     Some(document) => Verdict::One {
                         // A body of another operation means that this one left no trace of its own.
-                        outcome: Outcome::Accepted {
-                            changed: document.op == Some(operation.op),
-                        },
+                        outcome: Outcome::Accepted { changed: document.op == Some(operation.op) },
                         status,
                         id: document.id,
                         version: head.version.unwrap_or(document.version),
@@ -543,25 +431,14 @@ impl Pacer {
         }
     }
 
-    fn complete_batch(
-        &mut self,
-        flight: &InFlight,
-        results: &[BatchResult],
-        status: u16,
-        now: u64,
-    ) {
+    fn complete_batch(&mut self, flight: &InFlight, results: &[BatchResult], status: u16, now: u64) {
         for (i, &operation) in flight.operations.iter().enumerate() {
             let Some(result) = results.get(i) else {
                 self.settle(flight, operation, Row::empty(Outcome::Failed, status), now);
                 continue;
             };
-            let id = result
-                .uuid()
-                .or_else(|| self.workload.id_of(operation))
-                .unwrap_or(0);
-            let version = result
-                .version
-                .or_else(|| self.workload.version_of_delete(operation));
+            let id = result.uuid().or_else(|| self.workload.id_of(operation)).unwrap_or(0);
+            let version = result.version.or_else(|| self.workload.version_of_delete(operation));
             let outcome = match result.status {
                 200..=299 => Outcome::Accepted { changed: true },
                 503 | 429 => Outcome::Refused,
@@ -569,14 +446,7 @@ impl Pacer {
                 _ => Outcome::Failed,
             };
             let version = version.unwrap_or(0);
-            let row = Row {
-                outcome,
-                status: result.status,
-                id,
-                version,
-                hash: 0,
-                sampled: false,
-            };
+            let row = Row { outcome, status: result.status, id, version, hash: 0, sampled: false };
             self.settle(flight, operation, row, now);
         }
     }
@@ -624,14 +494,7 @@ struct Row {
 
 impl Row {
     fn empty(outcome: Outcome, status: u16) -> Self {
-        Self {
-            outcome,
-            status,
-            id: 0,
-            version: 0,
-            hash: 0,
-            sampled: false,
-        }
+        Self { outcome, status, id: 0, version: 0, hash: 0, sampled: false }
     }
 }
 
@@ -641,13 +504,7 @@ struct BatchAnswer {
 }
 
 enum Verdict {
-    One {
-        outcome: Outcome,
-        status: u16,
-        id: u128,
-        version: u32,
-        hash: u64,
-    },
+    One { outcome: Outcome, status: u16, id: u128, version: u32, hash: u64 },
     Batch(Vec<BatchResult>, u16),
     Open(Outcome, u16),
 }

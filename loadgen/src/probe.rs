@@ -55,10 +55,7 @@ impl Probes {
     #[must_use]
     pub fn new(settings: ProbeSettings, first_token: u64) -> Self {
         Self {
-            common: format!(
-                "Host: {}\r\nAuthorization: Bearer {}\r\n",
-                settings.view.authority, settings.api_key
-            ),
+            common: format!("Host: {}\r\nAuthorization: Bearer {}\r\n", settings.view.authority, settings.api_key),
             prefix: settings.view.prefix.clone(),
             pool: Pool::new(settings.view, CONNECTIONS, first_token),
             interval: settings.interval,
@@ -91,44 +88,27 @@ impl Probes {
         self.next = now + self.interval;
         let with_token = self.token_next && !token.is_empty();
         self.token_next = !self.token_next;
-        let sample = Sample {
-            id,
-            version,
-            deleted,
-            intended,
-            began: now,
-            sent: now,
-            last_negative: 0,
-            with_token,
-        };
+        let sample = Sample { id, version, deleted, intended, began: now, sent: now, last_negative: 0, with_token };
         self.read(poller, sample, token, now);
         !with_token
     }
 
     fn read(&mut self, poller: &Poller, sample: Sample, token: &[u8], now: u64) {
         let (common, prefix) = (&self.common, &self.prefix);
-        self.pool.send(
-            poller,
-            Sample {
-                sent: now,
-                ..sample
-            },
-            now + GIVE_UP,
-            |out| {
-                out.extend_from_slice(b"GET ");
-                out.extend_from_slice(prefix.as_bytes());
-                out.extend_from_slice(b"/v1/signals/");
-                out.extend_from_slice(&format_uuid(sample.id));
-                out.extend_from_slice(b" HTTP/1.1\r\n");
-                out.extend_from_slice(common.as_bytes());
-                if sample.with_token {
-                    out.extend_from_slice(b"Prefer: wait=1\r\nNexus-Token: ");
-                    out.extend_from_slice(token);
-                    out.extend_from_slice(b"\r\n");
-                }
+        self.pool.send(poller, Sample { sent: now, ..sample }, now + GIVE_UP, |out| {
+            out.extend_from_slice(b"GET ");
+            out.extend_from_slice(prefix.as_bytes());
+            out.extend_from_slice(b"/v1/signals/");
+            out.extend_from_slice(&format_uuid(sample.id));
+            out.extend_from_slice(b" HTTP/1.1\r\n");
+            out.extend_from_slice(common.as_bytes());
+            if sample.with_token {
+                out.extend_from_slice(b"Prefer: wait=1\r\nNexus-Token: ");
+                out.extend_from_slice(token);
                 out.extend_from_slice(b"\r\n");
-            },
-        );
+            }
+            out.extend_from_slice(b"\r\n");
+        });
     }
 
     /// Opens connections and gives up what takes too long.
@@ -148,12 +128,7 @@ impl Probes {
         reporter: &mut Reporter,
         brackets: &mut Vec<Bracket>,
     ) {
-        let Some(Completion {
-            slot,
-            tag: sample,
-            result,
-        }) = self.pool.on_ready(poller, event, now)
-        else {
+        let Some(Completion { slot, tag: sample, result }) = self.pool.on_ready(poller, event, now) else {
             return;
         };
         let shown = result.ok().and_then(|head| {
@@ -181,10 +156,7 @@ impl Probes {
                 intended: sample.intended,
             }),
             Some((false, _)) => {
-                let again = Sample {
-                    last_negative: sample.sent,
-                    ..sample
-                };
+                let again = Sample { last_negative: sample.sent, ..sample };
                 if now < sample.began + GIVE_UP && self.pool.has_idle() {
                     self.read(poller, again, b"", now);
                 }

@@ -43,14 +43,7 @@ pub enum Measure {
 
 impl Measure {
     /// All measures, in the order of [`Set`].
-    pub const ALL: [Self; 6] = [
-        Self::Command,
-        Self::Service,
-        Self::SendDelay,
-        Self::OwnDelay,
-        Self::L2c,
-        Self::Read,
-    ];
+    pub const ALL: [Self; 6] = [Self::Command, Self::Service, Self::SendDelay, Self::OwnDelay, Self::L2c, Self::Read];
 
     /// As in `summary.json`, `run.hlog` and `--slo`.
     #[must_use]
@@ -74,9 +67,7 @@ pub struct Set {
 
 impl Default for Set {
     fn default() -> Self {
-        Self {
-            histograms: std::array::from_fn(|_| histogram()),
-        }
+        Self { histograms: std::array::from_fn(|_| histogram()) }
     }
 }
 
@@ -243,21 +234,14 @@ impl Recorder {
     /// # Errors
     /// The files can't be written.
     pub fn in_folder(folder: &Path) -> std::io::Result<Self> {
-        let create = |name| {
-            Ok::<_, std::io::Error>(std::io::BufWriter::new(std::fs::File::create(
-                folder.join(name),
-            )?))
-        };
+        let create = |name| Ok::<_, std::io::Error>(std::io::BufWriter::new(std::fs::File::create(folder.join(name))?));
         let mut files = Files {
             hlog: create("run.hlog")?,
             timeline: create("timeline.csv")?,
             serializer: V2DeflateSerializer::new(),
         };
         writeln!(files.timeline, "{}", ROW_HEADER)?;
-        Ok(Self {
-            files: Some(files),
-            ..Self::default()
-        })
+        Ok(Self { files: Some(files), ..Self::default() })
     }
 
     /// The schedule begins: intervals count from here on.
@@ -272,10 +256,7 @@ impl Recorder {
         let Some(files) = &mut self.files else {
             return Ok(());
         };
-        let since_epoch = wall
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs_f64();
+        let since_epoch = wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         write!(
             files.hlog,
             "#[Histogram log format version 1.3]\n#[Values are nanoseconds; Interval_Max is in ms]\n#[StartTime: {since_epoch:.3} (seconds since epoch)]\n#[BaseTime: {since_epoch:.3} (seconds since epoch)]\n\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n"
@@ -285,11 +266,7 @@ impl Recorder {
     /// Counts a command.
     pub fn command(&mut self, record: &CommandRecord) {
         let measured = record.phase == Phase::Measured;
-        let opened = if record.settled {
-            self.open.remove(&record.op)
-        } else {
-            None
-        };
+        let opened = if record.settled { self.open.remove(&record.op) } else { None };
         if record.outcome.is_open() {
             self.open.insert(record.op, (record.outcome, measured));
         }
@@ -306,18 +283,9 @@ impl Recorder {
             return;
         }
         let times = [
-            (
-                Measure::Command,
-                record.answered.saturating_sub(record.intended),
-            ),
-            (
-                Measure::Service,
-                record.answered.saturating_sub(record.sent),
-            ),
-            (
-                Measure::SendDelay,
-                record.sent.saturating_sub(record.intended),
-            ),
+            (Measure::Command, record.answered.saturating_sub(record.intended)),
+            (Measure::Service, record.answered.saturating_sub(record.sent)),
+            (Measure::SendDelay, record.sent.saturating_sub(record.intended)),
         ];
         for (measure, nanos) in times {
             self.interval.record(measure, nanos);
@@ -364,11 +332,7 @@ impl Recorder {
     pub fn tick(&mut self, now: u64, around: &Surroundings) -> std::io::Result<&Row> {
         let ms = |measure, quantile: f64| {
             let histogram: &Histogram<u64> = self.interval.of(measure);
-            if histogram.is_empty() {
-                0.0
-            } else {
-                to_ms(histogram.value_at_quantile(quantile))
-            }
+            if histogram.is_empty() { 0.0 } else { to_ms(histogram.value_at_quantile(quantile)) }
         };
         let row = Row {
             second: seconds(now.saturating_sub(self.schedule_start)),
@@ -394,13 +358,7 @@ impl Recorder {
             violations: around.violations,
         };
         if let Some(files) = &mut self.files {
-            files.write(
-                &row,
-                &self.interval,
-                self.interval_start,
-                now,
-                self.schedule_start,
-            )?;
+            files.write(&row, &self.interval, self.interval_start, now, self.schedule_start)?;
         }
         self.interval.clear();
         (self.interval_ended, self.interval_accepted) = (0, 0);
@@ -467,14 +425,7 @@ pub fn to_ms(nanos: u64) -> f64 {
 const ROW_HEADER: &str = "second,phase,offered_per_s,ended,accepted,not_accepted,visible,outstanding,backlog,command_p50_ms,command_p99_ms,command_max_ms,service_p99_ms,l2c_p50_ms,l2c_p99_ms,l2c_max_ms,reads,read_p99_ms,pacer_cpu,observer_cpu,violations";
 
 impl Files {
-    fn write(
-        &mut self,
-        row: &Row,
-        set: &Set,
-        from: u64,
-        to: u64,
-        base: u64,
-    ) -> std::io::Result<()> {
+    fn write(&mut self, row: &Row, set: &Set, from: u64, to: u64, base: u64) -> std::io::Result<()> {
         let start = seconds(from.saturating_sub(base));
         let length = seconds(to.saturating_sub(from));
         let mut bytes = Vec::new();

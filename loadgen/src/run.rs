@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, SystemTime};
 
 use crate::checker::Violations;
@@ -40,6 +40,8 @@ const CANARIES: u64 = 256;
 const CANARIES_SEEN: f64 = 0.8;
 /// Between the order to begin and the first arrival.
 const LEAD: u64 = 50 * MILLISECOND;
+/// Orders on their way to a thread; there are a handful in a run.
+const ORDERS: usize = 16;
 /// Turns of the judge.
 const TURN: Duration = Duration::from_millis(10);
 /// Steps at which the number of outstanding writes is noted, for its slope.
@@ -96,8 +98,8 @@ struct Running {
     clock: Clock,
     shared: Arc<Shared>,
     messages: Receiver<Message>,
-    orders: Sender<Order>,
-    read_orders: Sender<ReadOrder>,
+    orders: SyncSender<Order>,
+    read_orders: SyncSender<ReadOrder>,
     judge: Judge,
     live: Live,
     options: RunOptions,
@@ -127,8 +129,8 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
     let seed = options.load.seed.unwrap_or_else(seed_from_clock);
     let run_tag = tag(seed ^ seed_from_clock());
     let (sender, messages) = std::sync::mpsc::sync_channel(CHANNEL_BATCHES);
-    let (orders, pacer_orders) = std::sync::mpsc::channel();
-    let (read_orders, observer_orders) = std::sync::mpsc::channel();
+    let (orders, pacer_orders) = std::sync::mpsc::sync_channel(ORDERS);
+    let (read_orders, observer_orders) = std::sync::mpsc::sync_channel(ORDERS);
 
     let load = &options.load;
     let (mix, per_request) = load.mix.per_request(usize::from(load.batch_size));
@@ -184,10 +186,9 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
     .map_err(RunError::io("no file descriptor for the observing thread"))?;
 
     let recorder = match &options.out {
-        Some(folder) => Recorder::in_folder(folder).map_err(RunError::io(format!(
-            "{} can't be written",
-            folder.display()
-        )))?,
+        Some(folder) => {
+            Recorder::in_folder(folder).map_err(RunError::io(format!("{} can't be written", folder.display())))?
+        }
         None => Recorder::default(),
     };
     let live = Live::new(&options);
@@ -213,23 +214,13 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         aborted: None,
     };
     let threads = [
-        std::thread::Builder::new()
-            .name("pacer".into())
-            .spawn(move || pacer.run()),
-        std::thread::Builder::new()
-            .name("observer".into())
-            .spawn(move || observer.run()),
+        std::thread::Builder::new().name("pacer".into()).spawn(move || pacer.run()),
+        std::thread::Builder::new().name("observer".into()).spawn(move || observer.run()),
     ];
     let outcome = running.phases(per_request, seed);
     shared.stop.store(true, Ordering::Relaxed);
     // The senders may wait for room: the receiver goes first.
-    let Running {
-        messages,
-        judge,
-        live,
-        options,
-        ..
-    } = &mut running;
+    let Running { messages, judge, live, options, .. } = &mut running;
     let mut failed = None;
     for thread in threads {
         match thread {
@@ -242,10 +233,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
                 }
             }
             Err(source) => {
-                return Err(RunError::Io {
-                    what: "a thread can't be started".into(),
-                    source,
-                });
+                return Err(RunError::Io { what: "a thread can't be started".into(), source });
             }
         }
     }
@@ -254,55 +242,31 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
     if let Some(why) = failed {
         summary.object(Verdict::Invalid, why);
     }
-    judge
-        .recorder
-        .flush()
-        .map_err(RunError::io("the report can't be written"))?;
-    summary.slo = options
-        .slos
-        .iter()
-        .map(|slo| slo.evaluate(&summary, judge.recorder.total()))
-        .collect();
+    judge.recorder.flush().map_err(RunError::io("the report can't be written"))?;
+    summary.slo = options.slos.iter().map(|slo| slo.evaluate(&summary, judge.recorder.total())).collect();
     for result in summary.slo.clone().iter().filter(|result| !result.ok) {
-        let found = result
-            .value
-            .map_or("nothing was measured".to_owned(), |value| {
-                format!("it was {value:.3}")
-            });
-        summary.object(
-            Verdict::SloFailed,
-            format!("{} does not hold: {found}", result.slo),
-        );
+        let found = result.value.map_or("nothing was measured".to_owned(), |value| format!("it was {value:.3}"));
+        summary.object(Verdict::SloFailed, format!("{} does not hold: {found}", result.slo));
     }
     let priority = shared.pacer_priority.get().cloned().unwrap_or_default();
     let recorder = std::mem::take(&mut judge.recorder);
-    Ok(Finished {
-        summary,
-        recorder,
-        seed,
-        priority,
-        measured_at,
-    })
+    Ok(Finished { summary, recorder, seed, priority, measured_at })
 }
 
 /// Asks both planes who we are, so that a wrong URL or key ends in one line.
 fn greet(control: &Endpoint, views: &[Endpoint], api_key: &str) -> Result<(), RunError> {
     if api_key.is_empty() {
-        return Err(RunError::Refused(
-            "no API key: give --api-key or NEXUS_API_KEY".to_owned(),
-        ));
+        return Err(RunError::Refused("no API key: give --api-key or NEXUS_API_KEY".to_owned()));
     }
-    let planes = std::iter::once(("the control plane", control))
-        .chain(views.iter().map(|view| ("the data plane", view)));
+    let planes =
+        std::iter::once(("the control plane", control)).chain(views.iter().map(|view| ("the data plane", view)));
     for (name, endpoint) in planes {
         let reply = Exchange::new(endpoint.clone(), api_key).get("/v1/signals?limit=1")?;
         let at = &endpoint.authority;
         match reply.status {
             200 => {}
             401 => {
-                return Err(RunError::Refused(format!(
-                    "{name} ({at}) does not know this API key"
-                )));
+                return Err(RunError::Refused(format!("{name} ({at}) does not know this API key")));
             }
             403 => {
                 return Err(RunError::Refused(format!(
@@ -311,9 +275,7 @@ fn greet(control: &Endpoint, views: &[Endpoint], api_key: &str) -> Result<(), Ru
             }
             status => {
                 let detail = verify::problem_detail(&reply.body);
-                return Err(RunError::Refused(format!(
-                    "{name} ({at}) answered {status}: {detail}"
-                )));
+                return Err(RunError::Refused(format!("{name} ({at}) answered {status}: {detail}")));
             }
         }
     }
@@ -326,15 +288,8 @@ impl Running {
         let deadline = self.clock.now() + WATCH_DEADLINE;
         self.wait(deadline, |judge| judge.heard.watch_ready)?;
         if !self.judge.heard.watch_ready {
-            let why = self
-                .judge
-                .heard
-                .watch_lost
-                .clone()
-                .unwrap_or_else(|| "no ready event".to_owned());
-            return Err(RunError::Refused(format!(
-                "the watch did not open within 10 s: {why}"
-            )));
+            let why = self.judge.heard.watch_lost.clone().unwrap_or_else(|| "no ready event".to_owned());
+            return Err(RunError::Refused(format!("the watch did not open within 10 s: {why}")));
         }
         self.preload()?;
 
@@ -342,38 +297,19 @@ impl Running {
         let start = self.clock.now() + LEAD;
         self.measure_from = start + nanos(load.warmup);
         self.measure_to = self.measure_from + nanos(load.duration);
-        let rate = if load.closed {
-            f64::INFINITY
-        } else {
-            self.options.rate / per_request
-        };
-        let arrivals = if load.closed {
-            Arrivals::Constant
-        } else {
-            load.arrivals
-        };
+        let rate = if load.closed { f64::INFINITY } else { self.options.rate / per_request };
+        let arrivals = if load.closed { Arrivals::Constant } else { load.arrivals };
         let schedule = Schedule::new(arrivals, rate, start, self.measure_to, seed);
         if load.reads > 0.0 {
-            let schedule =
-                Schedule::new(load.arrivals, load.reads, start, self.measure_to, seed ^ 1);
-            let order = ReadOrder {
-                schedule,
-                measure_from: self.measure_from,
-            };
+            let schedule = Schedule::new(load.arrivals, load.reads, start, self.measure_to, seed ^ 1);
+            let order = ReadOrder { schedule, measure_from: self.measure_from };
             let _ = self.read_orders.send(order);
         }
-        let order = Order::Follow {
-            schedule,
-            measure_from: self.measure_from,
-            closed: load.closed,
-        };
+        let order = Order::Follow { schedule, measure_from: self.measure_from, closed: load.closed };
         self.judge.heard.commands_idle = false;
         let _ = self.orders.send(order);
         let wall_start = SystemTime::now() + Duration::from_nanos(LEAD);
-        self.judge
-            .recorder
-            .begin(start, wall_start)
-            .map_err(RunError::io("run.hlog can't be written"))?;
+        self.judge.recorder.begin(start, wall_start).map_err(RunError::io("run.hlog can't be written"))?;
         (self.next_tick, self.next_lag) = (start + SECOND, start);
         self.cpu_before = self.cpu();
 
@@ -397,19 +333,12 @@ impl Running {
             return Ok(());
         }
         self.live.say(&format!("preloading {count} signals"));
-        let _ = self.orders.send(Order::Creates {
-            count,
-            phase: Phase::Preload,
-        });
+        let _ = self.orders.send(Order::Creates { count, phase: Phase::Preload });
         let patience = nanos(self.options.load.drain_timeout).max(10 * SECOND);
         let deadline = self.clock.now() + patience;
-        self.wait(deadline, |judge| {
-            judge.heard.order_done || judge.heard.preload_refused.is_some()
-        })?;
+        self.wait(deadline, |judge| judge.heard.order_done || judge.heard.preload_refused.is_some())?;
         if let Some(status) = self.judge.heard.preload_refused {
-            return Err(RunError::Refused(format!(
-                "a create of the preload was answered with {status}"
-            )));
+            return Err(RunError::Refused(format!("a create of the preload was answered with {status}")));
         }
         if !self.judge.heard.order_done && !self.interrupted() {
             return Err(RunError::Refused(format!(
@@ -423,10 +352,7 @@ impl Running {
             let quiet_at = self.clock.now().max(self.judge.last_visible()) + 2 * QUIET;
             let visible = self.judge.last_visible();
             self.wait(quiet_at, |judge| judge.checker.outstanding() == 0)?;
-            if self.judge.checker.outstanding() == 0
-                || self.judge.last_visible() == visible
-                || self.interrupted()
-            {
+            if self.judge.checker.outstanding() == 0 || self.judge.last_visible() == visible || self.interrupted() {
                 return Ok(());
             }
         }
@@ -438,8 +364,7 @@ impl Running {
         let deadline = self.clock.now() + nanos(self.options.load.drain_timeout);
         let mut canaries = false;
         loop {
-            let done =
-                |judge: &Judge| judge.heard.commands_idle && judge.checker.outstanding() == 0;
+            let done = |judge: &Judge| judge.heard.commands_idle && judge.checker.outstanding() == 0;
             let last = self.judge.last_visible();
             let quiet_at = (self.clock.now() + QUIET).min(deadline);
             self.wait_uninterrupted(quiet_at, done)?;
@@ -464,10 +389,7 @@ impl Running {
                 canaries = true;
                 self.judge.heard.order_done = false;
                 self.judge.heard.commands_idle = false;
-                let _ = self.orders.send(Order::Creates {
-                    count: CANARIES,
-                    phase: Phase::Canary,
-                });
+                let _ = self.orders.send(Order::Creates { count: CANARIES, phase: Phase::Canary });
             }
         }
     }
@@ -476,21 +398,12 @@ impl Running {
         self.listen(until, true, done)
     }
 
-    fn wait_uninterrupted(
-        &mut self,
-        until: u64,
-        done: impl Fn(&Judge) -> bool,
-    ) -> Result<(), RunError> {
+    fn wait_uninterrupted(&mut self, until: u64, done: impl Fn(&Judge) -> bool) -> Result<(), RunError> {
         self.listen(until, false, done)
     }
 
     /// Judges what comes in until `until`, or `done`, or an interruption.
-    fn listen(
-        &mut self,
-        until: u64,
-        heed: bool,
-        done: impl Fn(&Judge) -> bool,
-    ) -> Result<(), RunError> {
+    fn listen(&mut self, until: u64, heed: bool, done: impl Fn(&Judge) -> bool) -> Result<(), RunError> {
         loop {
             let now = self.clock.now();
             self.turn(now)?;
@@ -508,9 +421,7 @@ impl Running {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(RunError::Refused(
-                        "the generator's threads have died".to_owned(),
-                    ));
+                    return Err(RunError::Refused("the generator's threads have died".to_owned()));
                 }
             }
             if let Some(why) = self.judge.heard.fatal.take() {
@@ -525,11 +436,7 @@ impl Running {
 
     fn cpu(&self) -> (u64, u64, u64) {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        (
-            load(&self.shared.pacer_cpu),
-            load(&self.shared.observer_cpu),
-            thread_cpu(),
-        )
+        (load(&self.shared.pacer_cpu), load(&self.shared.observer_cpu), thread_cpu())
     }
 
     /// What is due every second, and every tenth of one.
@@ -539,13 +446,7 @@ impl Running {
             if now < self.measure_to {
                 self.lag.push((now, self.judge.checker.outstanding()));
             }
-            self.live.draw(
-                &self.judge,
-                &self.shared,
-                now,
-                self.measure_from,
-                self.measure_to,
-            );
+            self.live.draw(&self.judge, &self.shared, now, self.measure_from, self.measure_to);
         }
         if self.cpu_at_measure.is_none() && now >= self.measure_from {
             let (pacer, observer, judge) = self.cpu();
@@ -556,13 +457,8 @@ impl Running {
             && (now < self.measure_to || self.cpu_shares == [0.0; 3])
         {
             let now_cpu = self.cpu();
-            let share =
-                |after: u64, before: u64| after.saturating_sub(before) as f64 / (now - at) as f64;
-            self.cpu_shares = [
-                share(now_cpu.0, pacer),
-                share(now_cpu.1, observer),
-                share(now_cpu.2, judge),
-            ];
+            let share = |after: u64, before: u64| after.saturating_sub(before) as f64 / (now - at) as f64;
+            self.cpu_shares = [share(now_cpu.0, pacer), share(now_cpu.1, observer), share(now_cpu.2, judge)];
         }
         if now < self.next_tick {
             return Ok(());
@@ -577,28 +473,17 @@ impl Running {
         };
         let around = Surroundings {
             phase,
-            offered_per_s: if phase == "drain" {
-                0.0
-            } else {
-                self.options.rate
-            },
+            offered_per_s: if phase == "drain" { 0.0 } else { self.options.rate },
             outstanding: self.judge.checker.outstanding(),
             backlog: self.shared.backlog.load(Ordering::Relaxed),
-            cpu: (
-                share(cpu.0, self.cpu_before.0),
-                share(cpu.1, self.cpu_before.1),
-            ),
+            cpu: (share(cpu.0, self.cpu_before.0), share(cpu.1, self.cpu_before.1)),
             violations: self.judge.violations().total(),
         };
         self.cpu_before = cpu;
         self.next_tick += SECOND;
         self.check_aborts(now);
-        let row = self
-            .judge
-            .recorder
-            .tick(now, &around)
-            .map_err(RunError::io("timeline.csv can't be written"))?
-            .clone();
+        let row =
+            self.judge.recorder.tick(now, &around).map_err(RunError::io("timeline.csv can't be written"))?.clone();
         self.live.row(&row);
         Ok(())
     }
@@ -609,25 +494,19 @@ impl Running {
             return;
         }
         for (i, slo) in self.options.slos.iter().enumerate() {
-            let (Some(window), Some((measure, percentile))) = (slo.abort_after_s(), slo.latency())
-            else {
+            let (Some(window), Some((measure, percentile))) = (slo.abort_after_s(), slo.latency()) else {
                 continue;
             };
             let Some(measure) = Measure::ALL.into_iter().find(|m| m.name() == measure) else {
                 continue;
             };
             let histogram = self.judge.recorder.interval().of(measure);
-            let broken = !histogram.is_empty()
-                && !slo.holds(histogram.value_at_quantile(percentile / 100.0) as f64 / 1e6);
+            let broken =
+                !histogram.is_empty() && !slo.holds(histogram.value_at_quantile(percentile / 100.0) as f64 / 1e6);
             let since = &mut self.breach_since[i];
             *since = if broken { since.or(Some(now)) } else { None };
-            if since.is_some_and(|since| seconds(now - since) + 1.0 >= window)
-                && self.aborted.is_none()
-            {
-                self.aborted = Some(format!(
-                    "aborted: {} did not hold for {window} s",
-                    slo.text()
-                ));
+            if since.is_some_and(|since| seconds(now - since) + 1.0 >= window) && self.aborted.is_none() {
+                self.aborted = Some(format!("aborted: {} did not hold for {window} s", slo.text()));
                 self.shared.interrupted.store(true, Ordering::Relaxed);
             }
         }
@@ -642,9 +521,7 @@ impl Running {
             self.judge.checker.finish(lost, &|op| recorder.is_open(op))
         };
         for write in &left {
-            self.judge
-                .recorder
-                .l2c(now.saturating_sub(write.intended), write.phase);
+            self.judge.recorder.l2c(now.saturating_sub(write.intended), write.phase);
         }
         let around = Surroundings {
             phase: "drain",
@@ -652,10 +529,7 @@ impl Running {
             violations: self.judge.violations().total(),
             ..Surroundings::default()
         };
-        self.judge
-            .recorder
-            .tick(now, &around)
-            .map_err(RunError::io("timeline.csv can't be written"))?;
+        self.judge.recorder.tick(now, &around).map_err(RunError::io("timeline.csv can't be written"))?;
 
         let cross_check = self.judge.cross_check();
         let view_compared = self.compare_planes(left.len() as u64, lost);
@@ -665,39 +539,19 @@ impl Running {
         let latency = |measure| Latency::of(set.of(measure));
         let measured_s = seconds(ended.saturating_sub(self.measure_from));
         let closed = self.options.load.closed;
-        let mut achieved = if measured_s > 0.0 {
-            counts.accepted as f64 / measured_s
-        } else {
-            0.0
-        };
+        let mut achieved = if measured_s > 0.0 { counts.accepted as f64 / measured_s } else { 0.0 };
         achieved = (achieved * 1_000.0).round() / 1_000.0;
         let interrupted = self.interrupted() && self.aborted.is_none();
         let slope = slope(&self.lag, self.measure_from, ended);
         let offered = if closed { achieved } else { self.options.rate };
-        let planned = if closed {
-            counts.sent
-        } else {
-            (offered * measured_s).round() as u64
-        };
-        let unsent = self
-            .shared
-            .backlog
-            .load(Ordering::Relaxed)
-            .max(planned.saturating_sub(counts.sent));
-        let unsent = if unsent <= 1 + planned / 1_000 {
-            0
-        } else {
-            unsent
-        };
+        let planned = if closed { counts.sent } else { (offered * measured_s).round() as u64 };
+        let unsent = self.shared.backlog.load(Ordering::Relaxed).max(planned.saturating_sub(counts.sent));
+        let unsent = if unsent <= 1 + planned / 1_000 { 0 } else { unsent };
         let mut summary = Summary {
             verdict: Verdict::Pass,
             reasons: Vec::new(),
             interrupted,
-            mode: if closed {
-                "closed (hides stalls)".into()
-            } else {
-                "open".into()
-            },
+            mode: if closed { "closed (hides stalls)".into() } else { "open".into() },
             offered_per_s: offered,
             achieved_per_s: achieved,
             sent: counts.sent,
@@ -729,9 +583,7 @@ impl Running {
             cross_check,
             view_compared,
             slo: Vec::new(),
-            cpu: self
-                .cpu_shares
-                .map(|share| (share * 1_000.0).round() / 1_000.0),
+            cpu: self.cpu_shares.map(|share| (share * 1_000.0).round() / 1_000.0),
             watch_interruptions: heard.interruptions,
             watch_resets: heard.resets,
             foreign_events: self.judge.checker.foreign(),
@@ -739,9 +591,7 @@ impl Running {
         if let Some(check) = cross_check {
             for _ in 0..check.contradictions {
                 let text = "a read by id that began after the watch had shown a version missed it";
-                self.judge
-                    .checker
-                    .breach(crate::journal::Breach::Regressed(text.to_owned()));
+                self.judge.checker.breach(crate::journal::Breach::Regressed(text.to_owned()));
             }
         }
         summary.violations = self.judge.violations();
@@ -761,15 +611,8 @@ impl Running {
                 ("stale_with_token", violations.stale_with_token),
                 ("view_mismatch", violations.view_mismatch),
             ];
-            let found: Vec<_> = names
-                .iter()
-                .filter(|(_, n)| *n > 0)
-                .map(|(name, n)| format!("{name} {n}"))
-                .collect();
-            summary.object(
-                Verdict::Incorrect,
-                format!("promises were broken: {}", found.join(", ")),
-            );
+            let found: Vec<_> = names.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+            summary.object(Verdict::Incorrect, format!("promises were broken: {}", found.join(", ")));
         }
         let own = summary.own_delay.map_or(0.0, |delay| delay.p99_ms);
         let limit = summary.l2c.map_or(1.0, |l2c| (l2c.p99_ms / 10.0).max(1.0));
@@ -784,10 +627,7 @@ impl Running {
         for (name, share) in ["pacing", "observing", "judging"].iter().zip(summary.cpu) {
             if share > 0.8 {
                 own_fault = true;
-                let reason = format!(
-                    "the generator's {name} thread used {:.0} % of a core",
-                    share * 100.0
-                );
+                let reason = format!("the generator's {name} thread used {:.0} % of a core", share * 100.0);
                 summary.object(Verdict::Invalid, reason);
             }
         }
@@ -807,10 +647,7 @@ impl Running {
             summary.object(Verdict::SloFailed, why.clone());
         }
         let closed = self.options.load.closed;
-        if !closed
-            && summary.measured_s > 0.0
-            && summary.achieved_per_s < 0.99 * summary.offered_per_s
-        {
+        if !closed && summary.measured_s > 0.0 && summary.achieved_per_s < 0.99 * summary.offered_per_s {
             let busiest = summary.service.map_or(0.0, |service| service.p50_ms);
             let reason = format!(
                 "unsustainable at this rate: {:.0} accepted per second of {:.0} offered (median service time {busiest:.3} ms, {} connections, {} refused, {} unsent)",
@@ -820,16 +657,9 @@ impl Running {
                 summary.refused,
                 summary.unsent
             );
-            let verdict = if own_fault {
-                Verdict::Invalid
-            } else {
-                Verdict::SloFailed
-            };
+            let verdict = if own_fault { Verdict::Invalid } else { Verdict::SloFailed };
             summary.object(verdict, reason);
-        } else if !closed
-            && summary.lag_slope_per_s > 0.005 * summary.offered_per_s
-            && summary.drain_s > 2.0
-        {
+        } else if !closed && summary.lag_slope_per_s > 0.005 * summary.offered_per_s && summary.drain_s > 2.0 {
             let reason = format!(
                 "unsustainable at this rate: writes become visible more slowly than they are accepted (outstanding grew by {:.0}/s, {:.1} s to drain)",
                 summary.lag_slope_per_s, summary.drain_s
@@ -837,10 +667,7 @@ impl Running {
             summary.object(Verdict::SloFailed, reason);
         }
         if summary.outstanding > 0 && violations.lost == 0 {
-            let reason = format!(
-                "{} accepted writes were not visible by the end of the drain",
-                summary.outstanding
-            );
+            let reason = format!("{} accepted writes were not visible by the end of the drain", summary.outstanding);
             summary.object(Verdict::SloFailed, reason);
         }
     }
@@ -871,37 +698,24 @@ impl Running {
         });
         for (id, expected) in checker.expectations() {
             let there = seen.get(&id).copied();
-            let right = if expected.deleted {
-                there.is_none()
-            } else {
-                there >= Some(expected.version)
-            };
+            let right = if expected.deleted { there.is_none() } else { there >= Some(expected.version) };
             if !right {
                 behind.push(format!(
                     "{}: the view shows {there:?} where version {}{} was accepted",
                     crate::document::uuid_text(id),
                     expected.version,
-                    if expected.deleted {
-                        " (a deletion)"
-                    } else {
-                        ""
-                    }
+                    if expected.deleted { " (a deletion)" } else { "" }
                 ));
             }
         }
         match outcome {
             Ok(comparison) => {
-                self.judge
-                    .checker
-                    .mismatch(comparison.different, &comparison.examples);
+                self.judge.checker.mismatch(comparison.different, &comparison.examples);
                 // Lost from both planes alike: the comparison can't see it, the checker can.
                 if comparison.different == 0 && !lost && !behind.is_empty() {
                     self.judge.checker.mismatch(behind.len() as u64, &behind);
                 }
-                format!(
-                    "yes: {} entities, {} differ",
-                    comparison.entities, comparison.different
-                )
+                format!("yes: {} entities, {} differ", comparison.entities, comparison.different)
             }
             Err(error) => format!("no: {error}"),
         }
@@ -925,17 +739,11 @@ fn slope(samples: &[(u64, u64)], from: u64, to: u64) -> f64 {
     let (x, y) = (mean(|p| p.0), mean(|p| p.1));
     let covariance: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
     let variance: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
-    if variance > 0.0 {
-        covariance / variance
-    } else {
-        0.0
-    }
+    if variance > 0.0 { covariance / variance } else { 0.0 }
 }
 
 fn seed_from_clock() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     crate::random::mix(nanos(now) ^ u64::from(std::process::id()) << 40)
 }
 
@@ -953,14 +761,8 @@ mod tests {
 
     #[test]
     fn the_slope_is_that_of_the_second_half() {
-        let samples: Vec<_> = (0..100)
-            .map(|i| {
-                (
-                    i * SECOND / 10,
-                    if i < 50 { 1_000 - i } else { 100 + i * 2 },
-                )
-            })
-            .collect();
+        let samples: Vec<_> =
+            (0..100).map(|i| (i * SECOND / 10, if i < 50 { 1_000 - i } else { 100 + i * 2 })).collect();
         let slope = slope(&samples, 0, 10 * SECOND);
         assert!((slope - 20.0).abs() < 0.1, "{slope}");
     }

@@ -33,15 +33,7 @@ impl Schedule {
     /// Arrivals at `rate` per second from `start` on, before `end` (nanoseconds of the run's clock).
     #[must_use]
     pub fn new(arrivals: Arrivals, rate: f64, start: u64, end: u64, seed: u64) -> Self {
-        let mut schedule = Self {
-            start,
-            end,
-            rate,
-            arrivals,
-            random: Random::new(seed),
-            index: 0,
-            elapsed: 0.0,
-        };
+        let mut schedule = Self { start, end, rate, arrivals, random: Random::new(seed), index: 0, elapsed: 0.0 };
         if arrivals == Arrivals::Poisson {
             schedule.elapsed = schedule.random.exponential() * SECOND as f64 / rate;
         }
@@ -126,9 +118,6 @@ mod tests {
             again.advance();
         }
         let count = schedule.index();
-        assert!(
-            (59_000..61_000).contains(&count),
-            "{count} arrivals instead of about 60,000"
-        );
+        assert!((59_000..61_000).contains(&count), "{count} arrivals instead of about 60,000");
     }
 }

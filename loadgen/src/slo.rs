@@ -51,14 +51,7 @@ pub struct SloError {
     reason: String,
 }
 
-const MEASURES: [&str; 6] = [
-    "command",
-    "service",
-    "send_delay",
-    "own_delay",
-    "l2c",
-    "read",
-];
+const MEASURES: [&str; 6] = ["command", "service", "send_delay", "own_delay", "l2c", "read"];
 const FIGURES: [&str; 19] = [
     "offered_per_s",
     "achieved_per_s",
@@ -85,10 +78,7 @@ impl FromStr for Slo {
     type Err = SloError;
 
     fn from_str(text: &str) -> Result<Self, SloError> {
-        let error = |reason: String| SloError {
-            text: text.to_owned(),
-            reason,
-        };
+        let error = |reason: String| SloError { text: text.to_owned(), reason };
         let (condition, abort) = match text.split_once(',') {
             None => (text, None),
             Some((condition, rest)) => {
@@ -104,9 +94,7 @@ impl FromStr for Slo {
                 (condition, Some(window))
             }
         };
-        let at = condition
-            .find(['<', '>', '=', '!'])
-            .ok_or_else(|| error("there is no relation".into()))?;
+        let at = condition.find(['<', '>', '=', '!']).ok_or_else(|| error("there is no relation".into()))?;
         let (left, rest) = condition.split_at(at);
         let relations = [
             ("<=", Relation::LessOrEqual),
@@ -125,47 +113,23 @@ impl FromStr for Slo {
             Some((measure, stat)) => {
                 let measure = measure.trim();
                 if !MEASURES.contains(&measure) {
-                    return Err(error(format!(
-                        "{measure:?} is not one of {}",
-                        MEASURES.join(", ")
-                    )));
+                    return Err(error(format!("{measure:?} is not one of {}", MEASURES.join(", "))));
                 }
-                let stat = Stat::parse(stat.trim()).ok_or_else(|| {
-                    error(format!("{stat:?} is not p50, p99.9, max, mean or count"))
-                })?;
-                let bound = if stat == Stat::Count {
-                    number(right)
-                } else {
-                    milliseconds(right)
-                };
-                (
-                    Subject::Latency {
-                        measure: measure.to_owned(),
-                        stat,
-                    },
-                    bound,
-                )
+                let stat = Stat::parse(stat.trim())
+                    .ok_or_else(|| error(format!("{stat:?} is not p50, p99.9, max, mean or count")))?;
+                let bound = if stat == Stat::Count { number(right) } else { milliseconds(right) };
+                (Subject::Latency { measure: measure.to_owned(), stat }, bound)
             }
-            None if left == "drain_s" => (
-                Subject::Figure(left.to_owned()),
-                number(right).or_else(|_| Ok(milliseconds(right)? / 1_000.0)),
-            ),
+            None if left == "drain_s" => {
+                (Subject::Figure(left.to_owned()), number(right).or_else(|_| Ok(milliseconds(right)? / 1_000.0)))
+            }
             None if FIGURES.contains(&left) => (Subject::Figure(left.to_owned()), number(right)),
             None => {
-                return Err(error(format!(
-                    "{left:?} is not one of {}",
-                    FIGURES.join(", ")
-                )));
+                return Err(error(format!("{left:?} is not one of {}", FIGURES.join(", "))));
             }
         };
         let bound = bound.map_err(error)?;
-        Ok(Self {
-            text: text.to_owned(),
-            subject,
-            relation,
-            bound,
-            abort_after_s: abort,
-        })
+        Ok(Self { text: text.to_owned(), subject, relation, bound, abort_after_s: abort })
     }
 }
 
@@ -179,30 +143,19 @@ impl Stat {
             "p9999" => Some(Self::Percentile(99.99)),
             _ => {
                 let percentile: f64 = text.strip_prefix('p')?.parse().ok()?;
-                (0.0..=100.0)
-                    .contains(&percentile)
-                    .then_some(Self::Percentile(percentile))
+                (0.0..=100.0).contains(&percentile).then_some(Self::Percentile(percentile))
             }
         }
     }
 }
 
 fn number(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|n: &f64| n.is_finite())
-        .ok_or_else(|| format!("{text:?} is no number"))
+    text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| format!("{text:?} is no number"))
 }
 
 /// A time as milliseconds; a bare number is milliseconds.
 fn milliseconds(text: &str) -> Result<f64, String> {
-    let units = [
-        ("ms", 1.0),
-        ("us", 0.001),
-        ("µs", 0.001),
-        ("s", 1_000.0),
-        ("m", 60_000.0),
-    ];
+    let units = [("ms", 1.0), ("us", 0.001), ("µs", 0.001), ("s", 1_000.0), ("m", 60_000.0)];
     for (unit, factor) in units {
         if let Some(value) = text.strip_suffix(unit) {
             return Ok(number(value.trim())? * factor);
@@ -239,14 +192,8 @@ impl Slo {
     #[must_use]
     pub fn latency(&self) -> Option<(&str, f64)> {
         match &self.subject {
-            Subject::Latency {
-                measure,
-                stat: Stat::Percentile(percentile),
-            } => Some((measure, *percentile)),
-            Subject::Latency {
-                measure,
-                stat: Stat::Max,
-            } => Some((measure, 100.0)),
+            Subject::Latency { measure, stat: Stat::Percentile(percentile) } => Some((measure, *percentile)),
+            Subject::Latency { measure, stat: Stat::Max } => Some((measure, 100.0)),
             _ => None,
         }
     }
@@ -279,17 +226,11 @@ impl Slo {
                         _ if histogram.is_empty() => None,
                         Stat::Max => Some(histogram.max() as f64 / 1e6),
                         Stat::Mean => Some(histogram.mean() / 1e6),
-                        Stat::Percentile(p) => {
-                            Some(histogram.value_at_quantile(p / 100.0) as f64 / 1e6)
-                        }
+                        Stat::Percentile(p) => Some(histogram.value_at_quantile(p / 100.0) as f64 / 1e6),
                     }
                 }),
         };
-        SloResult {
-            slo: self.text.clone(),
-            ok: value.is_some_and(|value| self.holds(value)),
-            value,
-        }
+        SloResult { slo: self.text.clone(), ok: value.is_some_and(|value| self.holds(value)), value }
     }
 }
 
@@ -311,17 +252,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_what_would_do() {
-        for text in [
-            "",
-            "l2c",
-            "l2c:p99",
-            "l2c:p101<1ms",
-            "lag:p99<1ms",
-            "lost=0",
-            "found==0",
-            "l2c:p99<fast",
-            "lost==0,stop",
-        ] {
+        for text in
+            ["", "l2c", "l2c:p99", "l2c:p101<1ms", "lag:p99<1ms", "lost=0", "found==0", "l2c:p99<fast", "lost==0,stop"]
+        {
             let error = text.parse::<Slo>().unwrap_err().to_string();
             assert!(error.contains("write like"), "{error}");
         }

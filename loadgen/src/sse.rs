@@ -66,15 +66,8 @@ impl Parser {
         if line.is_empty() {
             // By the standard an event without data is not dispatched; `ready` and `reset` may be.
             if self.has_data || !self.name.is_empty() {
-                let name: &[u8] = if self.name.is_empty() {
-                    b"message"
-                } else {
-                    &self.name
-                };
-                emit(Event {
-                    name,
-                    data: &self.data,
-                });
+                let name: &[u8] = if self.name.is_empty() { b"message" } else { &self.name };
+                emit(Event { name, data: &self.data });
             }
             self.name.clear();
             self.data.clear();
@@ -125,11 +118,7 @@ mod tests {
                     ));
                 });
             }
-            assert_eq!(
-                events,
-                ["created={\"x\":1}", "ready=", "message=two\nlines"],
-                "cut at {cut}"
-            );
+            assert_eq!(events, ["created={\"x\":1}", "ready=", "message=two\nlines"], "cut at {cut}");
             assert_eq!(parser.last_id(), b"b");
         }
     }

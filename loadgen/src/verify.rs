@@ -87,19 +87,12 @@ pub type Visit<'a> = &'a mut dyn FnMut(u128, u32);
 ///
 /// # Errors
 /// A plane can't be walked.
-pub fn compare(
-    control: &mut Exchange,
-    view: &mut Exchange,
-    visit: Visit<'_>,
-) -> Result<Comparison, VerifyError> {
+pub fn compare(control: &mut Exchange, view: &mut Exchange, visit: Visit<'_>) -> Result<Comparison, VerifyError> {
     let nothing = BTreeSet::new();
     let a = walk(control, "the control plane", &nothing, &mut |_, _| {})?;
     let b = walk(view, "the data plane", &nothing, visit)?;
     let mut suspects = differing(&a, &b);
-    let mut comparison = Comparison {
-        entities: a.count,
-        ..Comparison::default()
-    };
+    let mut comparison = Comparison { entities: a.count, ..Comparison::default() };
     let mut before: Option<Differences> = None;
     for _ in 0..LOOKS {
         if suspects.is_empty() {
@@ -139,10 +132,7 @@ fn in_words(postgres: Option<Entity>, view: Option<Entity>) -> String {
             format!("version {} differs in its bytes", a.version)
         }
         (Some(a), Some(b)) => {
-            format!(
-                "Postgres has version {}, the view version {}",
-                a.version, b.version
-            )
+            format!("Postgres has version {}, the view version {}", a.version, b.version)
         }
         (None, None) => "gone".to_owned(),
     }
@@ -153,9 +143,7 @@ fn bucket_of(id: u128) -> usize {
 }
 
 fn differing(a: &Walked, b: &Walked) -> BTreeSet<usize> {
-    (0..BUCKETS)
-        .filter(|&i| a.buckets[i] != b.buckets[i])
-        .collect()
+    (0..BUCKETS).filter(|&i| a.buckets[i] != b.buckets[i]).collect()
 }
 
 fn walk(
@@ -170,29 +158,19 @@ fn walk(
         items: Vec<&'a RawValue>,
         next_cursor: Option<String>,
     }
-    let mut walked = Walked {
-        buckets: vec![0; BUCKETS],
-        count: 0,
-        kept: BTreeMap::new(),
-    };
+    let mut walked = Walked { buckets: vec![0; BUCKETS], count: 0, kept: BTreeMap::new() };
     let mut path = format!("/v1/signals?order=created&limit={PAGE}");
     loop {
         let reply = exchange.get(&path)?;
         if reply.status != 200 {
             let detail = problem_detail(&reply.body);
-            return Err(VerifyError::Status {
-                plane,
-                path,
-                status: reply.status,
-                detail,
-            });
+            return Err(VerifyError::Status { plane, path, status: reply.status, detail });
         }
-        let page: Page<'_> =
-            serde_json::from_slice(&reply.body).map_err(|error| VerifyError::Page {
-                plane,
-                path: path.clone(),
-                source: Some(error),
-            })?;
+        let page: Page<'_> = serde_json::from_slice(&reply.body).map_err(|error| VerifyError::Page {
+            plane,
+            path: path.clone(),
+            source: Some(error),
+        })?;
         for item in &page.items {
             let bytes = item.get().as_bytes();
             let read = document::parse(bytes, b"--------").ok_or_else(|| VerifyError::Page {
@@ -202,26 +180,16 @@ fn walk(
             })?;
             let bucket = bucket_of(read.id);
             // Sums, not exclusive ors: an entity that appears twice must not cancel out.
-            walked.buckets[bucket] =
-                walked.buckets[bucket].wrapping_add(crate::random::mix(read.hash));
+            walked.buckets[bucket] = walked.buckets[bucket].wrapping_add(crate::random::mix(read.hash));
             walked.count += 1;
             if keep.contains(&bucket) {
-                walked.kept.insert(
-                    read.id,
-                    Entity {
-                        version: read.version,
-                        hash: read.hash,
-                    },
-                );
+                walked.kept.insert(read.id, Entity { version: read.version, hash: read.hash });
             }
             visit(read.id, read.version);
         }
         match page.next_cursor {
             Some(cursor) => {
-                path = format!(
-                    "/v1/signals?order=created&limit={PAGE}&cursor={}",
-                    query(&cursor)
-                );
+                path = format!("/v1/signals?order=created&limit={PAGE}&cursor={}", query(&cursor));
             }
             None => return Ok(walked),
         }
@@ -233,9 +201,7 @@ fn query(value: &str) -> String {
     value
         .bytes()
         .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
             _ => format!("%{byte:02X}"),
         })
         .collect()
@@ -248,8 +214,5 @@ pub fn problem_detail(body: &[u8]) -> String {
     struct Problem {
         detail: String,
     }
-    serde_json::from_slice::<Problem>(body).map_or_else(
-        |_| "no problem document".to_owned(),
-        |problem| problem.detail,
-    )
+    serde_json::from_slice::<Problem>(body).map_or_else(|_| "no problem document".to_owned(), |problem| problem.detail)
 }

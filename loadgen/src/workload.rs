@@ -90,9 +90,7 @@ impl Workload {
     pub fn new(shape: Shape, run: RunTag, seed: u64, address: &Address) -> Self {
         let mut random = Random::new(seed);
         let alphabet = b"abcdefghijklmnopqrstuvwxyz0123456789 ABCDEFGHIJKLMNOPQRSTUVWXYZ.";
-        let pad = (0..PAD_BYTES)
-            .map(|_| alphabet[random.below(alphabet.len())])
-            .collect();
+        let pad = (0..PAD_BYTES).map(|_| alphabet[random.below(alphabet.len())]).collect();
         Self {
             shape,
             run,
@@ -141,11 +139,7 @@ impl Workload {
             Kind::Create | Kind::Batch => None,
         };
         let Some(key) = key else {
-            return Operation {
-                kind: Kind::Create,
-                op,
-                key: NO_KEY,
-            };
+            return Operation { kind: Kind::Create, op, key: NO_KEY };
         };
         self.keys[key as usize].in_flight += 1;
         if kind == Kind::Delete {
@@ -161,10 +155,7 @@ impl Workload {
 
     /// A live key with nothing in flight on it, if some tries find one.
     fn pick_idle(&mut self) -> Option<u32> {
-        (0..16).find_map(|_| {
-            self.pick_live()
-                .filter(|&key| self.keys[key as usize].in_flight == 0)
-        })
+        (0..16).find_map(|_| self.pick_live().filter(|&key| self.keys[key as usize].in_flight == 0))
     }
 
     fn remove_live(&mut self, key: u32) {
@@ -284,11 +275,7 @@ impl Workload {
                     let _ = write!(out, "POST {}/v1/signals HTTP/1.1\r\n", self.prefix);
                 }
                 Kind::Update | Kind::Delete => {
-                    let method = if first.kind == Kind::Update {
-                        "PATCH"
-                    } else {
-                        "DELETE"
-                    };
+                    let method = if first.kind == Kind::Update { "PATCH" } else { "DELETE" };
                     if first.kind == Kind::Update {
                         self.render_signal(first, &mut body);
                     }
@@ -373,11 +360,7 @@ mod tests {
             batch_size: 3,
             idempotency: true,
         };
-        let address = Address {
-            authority: "h:1".to_owned(),
-            prefix: String::new(),
-            api_key: "nxs_k".to_owned(),
-        };
+        let address = Address { authority: "h:1".to_owned(), prefix: String::new(), api_key: "nxs_k".to_owned() };
         Workload::new(shape, *b"00000001", 7, &address)
     }
 
@@ -410,10 +393,7 @@ mod tests {
         workload.render(&create, false, &mut request);
         let text = String::from_utf8(request).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.starts_with("POST /v1/signals HTTP/1.1\r\nHost: h:1\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("POST /v1/signals HTTP/1.1\r\nHost: h:1\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}", body.len())));
         assert!(head.contains("Idempotency-Key: lg-00000001-1"));
         let signal: serde_json::Value = serde_json::from_str(body).unwrap();

@@ -16,31 +16,15 @@ fn write(id: u128, version: u32) -> Write {
 }
 
 fn sight(id: u128, version: u32, at: u64) -> Sighting {
-    Sighting {
-        sight: Sight::Present,
-        id,
-        version,
-        op: Some(u64::from(version)),
-        hash: HASH + u64::from(version),
-        at,
-    }
+    Sighting { sight: Sight::Present, id, version, op: Some(u64::from(version)), hash: HASH + u64::from(version), at }
 }
 
 fn delete(id: u128, version: u32) -> Write {
-    Write {
-        delete: true,
-        hash: 0,
-        ..write(id, version)
-    }
+    Write { delete: true, hash: 0, ..write(id, version) }
 }
 
 fn gone(id: u128, version: u32, at: u64) -> Sighting {
-    Sighting {
-        sight: Sight::Deleted,
-        op: None,
-        hash: 7,
-        ..sight(id, version, at)
-    }
+    Sighting { sight: Sight::Deleted, op: None, hash: 7, ..sight(id, version, at) }
 }
 
 fn none(_: u64) -> bool {
@@ -48,11 +32,7 @@ fn none(_: u64) -> bool {
 }
 
 fn times(checker: &mut Checker) -> Vec<(u32, u64)> {
-    let mut times: Vec<_> = checker
-        .take_visible()
-        .iter()
-        .map(|visible| (visible.write.version, visible.at))
-        .collect();
+    let mut times: Vec<_> = checker.take_visible().iter().map(|visible| (visible.write.version, visible.at)).collect();
     times.sort_unstable();
     times
 }
@@ -65,10 +45,7 @@ fn a_write_is_visible_when_its_version_is_seen() {
     checker.seen(sight(1, 1, 5_000));
     assert_eq!(times(&mut checker), [(1, 5_000)]);
     assert_eq!(checker.outstanding(), 0);
-    assert!(
-        checker.open.is_empty(),
-        "nothing is kept of a settled key but the key"
-    );
+    assert!(checker.open.is_empty(), "nothing is kept of a settled key but the key");
 }
 
 #[test]
@@ -93,10 +70,7 @@ fn a_later_version_covers_the_ones_that_were_coalesced() {
         checker.accepted(write(1, version));
     }
     checker.seen(sight(1, 4, 9_000));
-    assert_eq!(
-        times(&mut checker),
-        [(1, 9_000), (2, 9_000), (3, 9_000), (4, 9_000)]
-    );
+    assert_eq!(times(&mut checker), [(1, 9_000), (2, 9_000), (3, 9_000), (4, 9_000)]);
 }
 
 #[test]
@@ -121,11 +95,7 @@ fn what_is_never_seen_is_lost() {
     checker.seen(sight(2, 1, 5_000));
     assert_eq!(checker.finish(true, &none).len(), 1);
     assert_eq!(checker.violations().lost, 1);
-    assert!(
-        checker.examples()[0].starts_with("lost: "),
-        "{:?}",
-        checker.examples()
-    );
+    assert!(checker.examples()[0].starts_with("lost: "), "{:?}", checker.examples());
 }
 
 #[test]
@@ -152,10 +122,7 @@ fn a_deleted_key_that_comes_back_is_resurrected() {
 fn a_document_that_differs_from_the_answer_is_a_phantom() {
     for seen_first in [false, true] {
         let mut checker = Checker::new();
-        let other = Sighting {
-            hash: 1,
-            ..sight(1, 1, 5_000)
-        };
+        let other = Sighting { hash: 1, ..sight(1, 1, 5_000) };
         if seen_first {
             checker.seen(other);
             checker.accepted(write(1, 1));
@@ -185,20 +152,14 @@ fn a_deletion_with_the_wrong_version_is_a_phantom() {
     checker.accepted(write(1, 1));
     checker.seen(sight(1, 1, 5_000));
     checker.accepted(delete(1, 2));
-    checker.seen(Sighting {
-        sight: Sight::Present,
-        ..gone(1, 2, 6_000)
-    });
+    checker.seen(Sighting { sight: Sight::Present, ..gone(1, 2, 6_000) });
     assert_eq!(checker.violations().phantom, 1);
 }
 
 #[test]
 fn what_others_write_is_no_business_of_ours() {
     let mut checker = Checker::new();
-    checker.seen(Sighting {
-        op: None,
-        ..sight(7, 3, 5_000)
-    });
+    checker.seen(Sighting { op: None, ..sight(7, 3, 5_000) });
     checker.seen(gone(8, 3, 5_000));
     assert_eq!(checker.foreign(), 2);
     assert_eq!(checker.keys(), 0);
@@ -220,9 +181,5 @@ fn after_a_reset_a_missing_key_is_a_visible_deletion() {
 
 #[test]
 fn a_key_takes_about_64_bytes() {
-    assert!(
-        size_of::<(u128, Key)>() <= 64,
-        "{}",
-        size_of::<(u128, Key)>()
-    );
+    assert!(size_of::<(u128, Key)>() <= 64, "{}", size_of::<(u128, Key)>());
 }

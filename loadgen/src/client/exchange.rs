@@ -58,16 +58,9 @@ impl Exchange {
     /// An exchange with `endpoint`, in the name of `api_key` unless that is empty.
     #[must_use]
     pub fn new(endpoint: Endpoint, api_key: &str) -> Self {
-        let authorization = if api_key.is_empty() {
-            String::new()
-        } else {
-            format!("Authorization: Bearer {api_key}\r\n")
-        };
-        Self {
-            endpoint,
-            authorization,
-            stream: None,
-        }
+        let authorization =
+            if api_key.is_empty() { String::new() } else { format!("Authorization: Bearer {api_key}\r\n") };
+        Self { endpoint, authorization, stream: None }
     }
 
     /// Sends a `GET` and reads the whole answer. A kept connection that the server has closed in
@@ -83,13 +76,7 @@ impl Exchange {
     ///
     /// # Errors
     /// As for [`Exchange::get`].
-    pub fn request(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &str,
-        body: &[u8],
-    ) -> Result<Reply, ExchangeError> {
+    pub fn request(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Reply, ExchangeError> {
         let kept = self.stream.is_some();
         match self.once(method, path, headers, body) {
             Err(ExchangeError::Io { .. }) if kept => {
@@ -100,18 +87,9 @@ impl Exchange {
         }
     }
 
-    fn once(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &str,
-        body: &[u8],
-    ) -> Result<Reply, ExchangeError> {
+    fn once(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Reply, ExchangeError> {
         let url = format!("http://{}{}", self.endpoint.authority, self.endpoint.prefix);
-        let io = |source| ExchangeError::Io {
-            url: url.clone(),
-            source,
-        };
+        let io = |source| ExchangeError::Io { url: url.clone(), source };
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => connect(&self.endpoint).map_err(io)?,
@@ -123,21 +101,14 @@ impl Exchange {
         .into_bytes();
         if !body.is_empty() {
             request.extend_from_slice(
-                format!(
-                    "Content-Type: application/json\r\nContent-Length: {}\r\n",
-                    body.len()
-                )
-                .as_bytes(),
+                format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).as_bytes(),
             );
         }
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(body);
         stream.write_all(&request).map_err(io)?;
 
-        let protocol = |source| ExchangeError::Protocol {
-            url: url.clone(),
-            source,
-        };
+        let protocol = |source| ExchangeError::Protocol { url: url.clone(), source };
         let mut received = Vec::new();
         let mut piece = vec![0; 64 * 1024];
         let head = loop {
@@ -178,17 +149,8 @@ impl Exchange {
         if !head.close && head.framing != Framing::UntilClose {
             self.stream = Some(stream);
         }
-        let body = if head.framing == Framing::Chunked {
-            content
-        } else {
-            raw
-        };
-        Ok(Reply {
-            status: head.status,
-            version: head.version,
-            token,
-            body,
-        })
+        let body = if head.framing == Framing::Chunked { content } else { raw };
+        Ok(Reply { status: head.status, version: head.version, token, body })
     }
 }
 

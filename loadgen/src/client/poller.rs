@@ -36,9 +36,7 @@ impl Poller {
     /// # Errors
     /// The process has no file descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-        })
+        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
     /// Watches `fd` for input, and for room to write if `writable`.
@@ -46,12 +44,7 @@ impl Poller {
     /// # Errors
     /// The kernel's limit of watches is reached.
     pub fn add(&self, fd: impl AsFd, token: u64, writable: bool) -> io::Result<()> {
-        Ok(epoll::add(
-            &self.epoll,
-            fd,
-            EventData::new_u64(token),
-            flags(writable),
-        )?)
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags(writable))?)
     }
 
     /// Changes what `fd` is watched for.
@@ -59,12 +52,7 @@ impl Poller {
     /// # Errors
     /// It is not in the set.
     pub fn modify(&self, fd: impl AsFd, token: u64, writable: bool) -> io::Result<()> {
-        Ok(epoll::modify(
-            &self.epoll,
-            fd,
-            EventData::new_u64(token),
-            flags(writable),
-        )?)
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token), flags(writable))?)
     }
 
     /// Waits until something is ready or `timeout` nanoseconds are over, and puts what is ready
@@ -74,10 +62,8 @@ impl Poller {
     /// Only on a broken set; an interruption counts as a timeout.
     pub fn wait(&self, timeout: u64, ready: &mut Vec<Ready>) -> io::Result<()> {
         ready.clear();
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout / SECOND).unwrap_or(i64::MAX),
-            tv_nsec: (timeout % SECOND) as _,
-        };
+        let timeout =
+            Timespec { tv_sec: i64::try_from(timeout / SECOND).unwrap_or(i64::MAX), tv_nsec: (timeout % SECOND) as _ };
         let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
         let events = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
             Ok((events, _)) => events,
@@ -98,9 +84,5 @@ impl Poller {
 }
 
 fn flags(writable: bool) -> EventFlags {
-    if writable {
-        EventFlags::IN | EventFlags::OUT
-    } else {
-        EventFlags::IN
-    }
+    if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN }
 }

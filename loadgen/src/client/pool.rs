@@ -87,14 +87,7 @@ impl<T> Pool<T> {
                 waits_to_write: false,
             })
             .collect();
-        Self {
-            endpoint,
-            slots,
-            idle: VecDeque::new(),
-            busy: 0,
-            first_token,
-            refused: None,
-        }
+        Self { endpoint, slots, idle: VecDeque::new(), busy: 0, first_token, refused: None }
     }
 
     /// The server.
@@ -123,13 +116,7 @@ impl<T> Pool<T> {
 
     /// Sends what `render` writes on an idle connection; false (and nothing rendered) when there
     /// is none.
-    pub fn send(
-        &mut self,
-        poller: &Poller,
-        tag: T,
-        deadline: u64,
-        render: impl FnOnce(&mut Vec<u8>),
-    ) -> bool {
+    pub fn send(&mut self, poller: &Poller, tag: T, deadline: u64, render: impl FnOnce(&mut Vec<u8>)) -> bool {
         let Some(index) = self.idle.pop_front() else {
             return false;
         };
@@ -146,10 +133,7 @@ impl<T> Pool<T> {
         {
             slot.waits_to_write = true;
         }
-        slot.state = State::Busy {
-            tag: Some(tag),
-            deadline,
-        };
+        slot.state = State::Busy { tag: Some(tag), deadline };
         self.busy += 1;
         true
     }
@@ -212,31 +196,20 @@ impl<T> Pool<T> {
         let slot = &mut self.slots[index];
         let head = slot.head.clone()?;
         let reusable = !head.close && head.framing != Framing::UntilClose;
-        let State::Busy { tag, .. } = std::mem::replace(&mut slot.state, State::Held { reusable })
-        else {
+        let State::Busy { tag, .. } = std::mem::replace(&mut slot.state, State::Held { reusable }) else {
             return None;
         };
         self.busy -= 1;
-        Some(Completion {
-            slot: index,
-            tag: tag?,
-            result: Ok(head),
-        })
+        Some(Completion { slot: index, tag: tag?, result: Ok(head) })
     }
 
     fn fail(&mut self, index: usize, failure: Failure) -> Option<Completion<T>> {
         let slot = &mut self.slots[index];
-        let State::Busy { tag, .. } =
-            std::mem::replace(&mut slot.state, State::Held { reusable: false })
-        else {
+        let State::Busy { tag, .. } = std::mem::replace(&mut slot.state, State::Held { reusable: false }) else {
             return None;
         };
         self.busy -= 1;
-        Some(Completion {
-            slot: index,
-            tag: tag?,
-            result: Err(failure),
-        })
+        Some(Completion { slot: index, tag: tag?, result: Err(failure) })
     }
 
     /// The body of a completed answer.
@@ -244,13 +217,7 @@ impl<T> Pool<T> {
     pub fn body(&self, slot: usize) -> &[u8] {
         let slot = &self.slots[slot];
         match (&slot.head, &slot.connection) {
-            (
-                Some(Head {
-                    framing: Framing::Chunked,
-                    ..
-                }),
-                _,
-            ) => &slot.unchunked,
+            (Some(Head { framing: Framing::Chunked, .. }), _) => &slot.unchunked,
             (_, Some(connection)) => &connection.received()[slot.body.clone()],
             _ => &[],
         }
@@ -259,19 +226,13 @@ impl<T> Pool<T> {
     /// The bytes received with a completed answer, into which [`Head::token`] points.
     #[must_use]
     pub fn received(&self, slot: usize) -> &[u8] {
-        self.slots[slot]
-            .connection
-            .as_ref()
-            .map_or(&[], Connection::received)
+        self.slots[slot].connection.as_ref().map_or(&[], Connection::received)
     }
 
     /// The bytes of the request that a completion belongs to.
     #[must_use]
     pub fn request(&self, slot: usize) -> &[u8] {
-        self.slots[slot]
-            .connection
-            .as_ref()
-            .map_or(&[], |connection| &connection.request)
+        self.slots[slot].connection.as_ref().map_or(&[], |connection| &connection.request)
     }
 
     /// Gives the connection of a completion back.
@@ -318,9 +279,8 @@ impl<T> Pool<T> {
 
     /// One request whose time-out has passed, if there is any; to be called until there is none.
     pub fn expired(&mut self, now: u64) -> Option<Completion<T>> {
-        let index = self.slots.iter().position(
-            |slot| matches!(slot.state, State::Busy { deadline, .. } if deadline <= now),
-        )?;
+        let index =
+            self.slots.iter().position(|slot| matches!(slot.state, State::Busy { deadline, .. } if deadline <= now))?;
         self.fail(index, Failure::TimedOut)
     }
 }
@@ -351,11 +311,7 @@ fn read_answer<T>(slot: &mut Slot<T>) -> Result<bool, ReadError> {
         slot.head = parse_head(connection.received())?;
     }
     let Some(head) = &slot.head else {
-        return if ended {
-            Err(ReadError::Gone)
-        } else {
-            Ok(false)
-        };
+        return if ended { Err(ReadError::Gone) } else { Ok(false) };
     };
     let received = connection.received().len();
     match head.framing {

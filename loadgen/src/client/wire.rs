@@ -54,36 +54,19 @@ pub struct Head {
 /// What is there is no HTTP/1.1 head.
 pub fn parse_head(buffer: &[u8]) -> Result<Option<Head>, ProtocolError> {
     let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
-        return if buffer.len() > HEAD_BYTES_MAX {
-            Err(ProtocolError("the head has no end"))
-        } else {
-            Ok(None)
-        };
+        return if buffer.len() > HEAD_BYTES_MAX { Err(ProtocolError("the head has no end")) } else { Ok(None) };
     };
-    let rest = buffer
-        .strip_prefix(b"HTTP/1.")
-        .ok_or(ProtocolError("no status line"))?;
-    let minor = rest
-        .first()
-        .copied()
-        .ok_or(ProtocolError("no status line"))?;
+    let rest = buffer.strip_prefix(b"HTTP/1.").ok_or(ProtocolError("no status line"))?;
+    let minor = rest.first().copied().ok_or(ProtocolError("no status line"))?;
     let status = rest
         .get(2..5)
         .filter(|digits| digits.iter().all(u8::is_ascii_digit))
-        .map(|digits| {
-            digits
-                .iter()
-                .fold(0u16, |n, digit| n * 10 + u16::from(digit - b'0'))
-        })
+        .map(|digits| digits.iter().fold(0u16, |n, digit| n * 10 + u16::from(digit - b'0')))
         .ok_or(ProtocolError("no status"))?;
     let mut head = Head {
         status,
         length: end + 4,
-        framing: if status == 204 || status == 304 {
-            Framing::Length(0)
-        } else {
-            Framing::UntilClose
-        },
+        framing: if status == 204 || status == 304 { Framing::Length(0) } else { Framing::UntilClose },
         close: minor == b'0',
         version: None,
         token: 0..0,
@@ -99,19 +82,13 @@ pub fn parse_head(buffer: &[u8]) -> Result<Option<Head>, ProtocolError> {
     Ok(Some(head))
 }
 
-fn header(
-    head: &mut Head,
-    buffer: &[u8],
-    line: std::ops::Range<usize>,
-) -> Result<(), ProtocolError> {
+fn header(head: &mut Head, buffer: &[u8], line: std::ops::Range<usize>) -> Result<(), ProtocolError> {
     let text = &buffer[line.clone()];
     let colon = memchr::memchr(b':', text).ok_or(ProtocolError("a header without a colon"))?;
     let name = &text[..colon];
     let value = text[colon + 1..].trim_ascii();
     if name.eq_ignore_ascii_case(b"content-length") {
-        let length = std::str::from_utf8(value)
-            .ok()
-            .and_then(|value| value.parse().ok());
+        let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
         if head.framing == Framing::UntilClose {
             head.framing = Framing::Length(length.ok_or(ProtocolError("a bad Content-Length"))?);
         }
@@ -128,17 +105,13 @@ fn header(
             .and_then(|value| std::str::from_utf8(value).ok())
             .and_then(|value| value.parse().ok());
     } else if name.eq_ignore_ascii_case(b"nexus-token") {
-        let skipped = text[colon + 1..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_whitespace())
-            .count();
+        let skipped = text[colon + 1..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let start = line.start + colon + 1 + skipped;
         head.token = start..start + value.len();
     } else if name.eq_ignore_ascii_case(b"idempotency-replayed") {
         head.replayed = value == b"true";
     } else if name.eq_ignore_ascii_case(b"content-type") {
-        head.event_stream =
-            value.len() >= 17 && value[..17].eq_ignore_ascii_case(b"text/event-stream");
+        head.event_stream = value.len() >= 17 && value[..17].eq_ignore_ascii_case(b"text/event-stream");
     }
     Ok(())
 }
@@ -176,26 +149,14 @@ impl Dechunker {
                     let taken = left.min(input.len());
                     output.extend_from_slice(&input[..taken]);
                     input = &input[taken..];
-                    self.state = if taken == left {
-                        ChunkState::AfterData
-                    } else {
-                        ChunkState::Data(left - taken)
-                    };
+                    self.state = if taken == left { ChunkState::AfterData } else { ChunkState::Data(left - taken) };
                     continue;
                 }
                 ChunkState::Size | ChunkState::SizeDigits(_) => {
-                    let size = if let ChunkState::SizeDigits(size) = self.state {
-                        size
-                    } else {
-                        0
-                    };
+                    let size = if let ChunkState::SizeDigits(size) = self.state { size } else { 0 };
                     self.state = match char::from(byte).to_digit(16) {
-                        Some(digit) if size < 1 << 40 => {
-                            ChunkState::SizeDigits(size * 16 + digit as usize)
-                        }
-                        None if self.state != ChunkState::Size
-                            && matches!(byte, b';' | b'\r' | b' ') =>
-                        {
+                        Some(digit) if size < 1 << 40 => ChunkState::SizeDigits(size * 16 + digit as usize),
+                        None if self.state != ChunkState::Size && matches!(byte, b';' | b'\r' | b' ') => {
                             ChunkState::Extension(size)
                         }
                         _ => return Err(BROKEN),
@@ -203,11 +164,8 @@ impl Dechunker {
                 }
                 ChunkState::Extension(size) => {
                     if byte == b'\n' {
-                        self.state = if size == 0 {
-                            ChunkState::Trailer { empty: true }
-                        } else {
-                            ChunkState::Data(size)
-                        };
+                        self.state =
+                            if size == 0 { ChunkState::Trailer { empty: true } } else { ChunkState::Data(size) };
                     }
                 }
                 ChunkState::AfterData => match byte {
@@ -246,30 +204,16 @@ impl Connection {
     /// # Errors
     /// The attempt could not be started.
     pub fn begin(endpoint: &Endpoint) -> io::Result<Self> {
-        let family = if endpoint.address.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
-        };
-        let socket = rustix::net::socket_with(
-            family,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let family = if endpoint.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket =
+            rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
         match rustix::net::connect(&socket, &endpoint.address) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            request: Vec::with_capacity(2048),
-            written: 0,
-            buffer: vec![0; 4096],
-            filled: 0,
-        })
+        Ok(Self { stream, request: Vec::with_capacity(2048), written: 0, buffer: vec![0; 4096], filled: 0 })
     }
 
     /// The outcome of the attempt, once the socket is writable.
@@ -364,17 +308,12 @@ mod tests {
     fn heads_are_read_in_any_case_and_order() {
         let text = b"HTTP/1.1 201 Created\r\netag: \"17\"\r\nNEXUS-TOKEN:  abc \r\nContent-Length: 5\r\n\r\nhello";
         let head = parse_head(text).unwrap().unwrap();
-        assert_eq!(
-            (head.status, head.version, head.framing),
-            (201, Some(17), Framing::Length(5))
-        );
+        assert_eq!((head.status, head.version, head.framing), (201, Some(17), Framing::Length(5)));
         assert_eq!(&text[head.token.clone()], b"abc");
         assert_eq!(&text[head.length..], b"hello");
         assert_eq!(parse_head(&text[..40]), Ok(None));
         assert!(parse_head(b"SSH-2.0\r\n\r\n").is_err());
-        let none = parse_head(b"HTTP/1.1 204 No Content\r\n\r\n")
-            .unwrap()
-            .unwrap();
+        let none = parse_head(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
         assert_eq!(none.framing, Framing::Length(0));
     }
 
@@ -384,16 +323,9 @@ mod tests {
         for cut in 1..framed.len() {
             let (mut dechunker, mut text) = (Dechunker::default(), Vec::new());
             assert!(!dechunker.feed(&framed[..cut], &mut text).unwrap());
-            assert!(
-                dechunker.feed(&framed[cut..], &mut text).unwrap(),
-                "cut at {cut}"
-            );
+            assert!(dechunker.feed(&framed[cut..], &mut text).unwrap(), "cut at {cut}");
             assert_eq!(text, b"hello, wide world");
         }
-        assert!(
-            Dechunker::default()
-                .feed(b"zz\r\n", &mut Vec::new())
-                .is_err()
-        );
+        assert!(Dechunker::default().feed(b"zz\r\n", &mut Vec::new()).is_err());
     }
 }

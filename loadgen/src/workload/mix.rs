@@ -51,9 +51,7 @@ impl FromStr for Mix {
     fn from_str(text: &str) -> Result<Self, MixError> {
         let mut shares = [0.0; 4];
         for part in text.split(',') {
-            let (name, share) = part
-                .split_once('=')
-                .ok_or_else(|| MixError(format!("{part:?} has no share")))?;
+            let (name, share) = part.split_once('=').ok_or_else(|| MixError(format!("{part:?} has no share")))?;
             let index = Kind::ALL
                 .iter()
                 .position(|kind| kind.name() == name.trim())
@@ -68,10 +66,7 @@ impl FromStr for Mix {
         if shares.iter().sum::<f64>() <= 0.0 {
             return Err(MixError("all shares are 0".to_owned()));
         }
-        Ok(Self {
-            shares,
-            text: text.to_owned(),
-        })
+        Ok(Self { shares, text: text.to_owned() })
     }
 }
 
@@ -129,9 +124,7 @@ mod tests {
     fn a_mix_is_picked_in_its_shares() {
         let mix: Mix = "create=60,update=30,delete=10".parse().unwrap();
         let mut random = Random::new(3);
-        let deletes = (0..100_000)
-            .filter(|_| mix.pick(&mut random) == Kind::Delete)
-            .count();
+        let deletes = (0..100_000).filter(|_| mix.pick(&mut random) == Kind::Delete).count();
         assert!((9_500..10_500).contains(&deletes), "{deletes}");
     }
 

@@ -54,18 +54,10 @@ impl Skew {
         };
         let h_integral = |x: f64| {
             let log = x.ln();
-            if (1.0 - s).abs() < 1e-9 {
-                log
-            } else {
-                ((1.0 - s) * log).exp_m1() / (1.0 - s)
-            }
+            if (1.0 - s).abs() < 1e-9 { log } else { ((1.0 - s) * log).exp_m1() / (1.0 - s) }
         };
         let h_inverse = |x: f64| {
-            if (1.0 - s).abs() < 1e-9 {
-                x.exp()
-            } else {
-                ((x * (1.0 - s)).ln_1p() / (1.0 - s)).exp()
-            }
+            if (1.0 - s).abs() < 1e-9 { x.exp() } else { ((x * (1.0 - s)).ln_1p() / (1.0 - s)).exp() }
         };
         let h = |x: f64| x.powf(-s);
         let low = h_integral(1.5) - 1.0;
@@ -99,10 +91,7 @@ mod tests {
             for rank in [1usize, 2, 10] {
                 let expected = draws as f64 * (rank as f64).powf(-s) / total;
                 let got = f64::from(hits[rank - 1]);
-                assert!(
-                    (got - expected).abs() < 6.0 * expected.sqrt(),
-                    "s {s} rank {rank}: {got} for {expected}"
-                );
+                assert!((got - expected).abs() < 6.0 * expected.sqrt(), "s {s} rank {rank}: {got} for {expected}");
             }
         }
     }

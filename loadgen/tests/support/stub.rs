@@ -58,10 +58,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            delay: Duration::from_millis(2),
-            faults: Faults::default(),
-        }
+        Self { delay: Duration::from_millis(2), faults: Faults::default() }
     }
 }
 
@@ -91,21 +88,13 @@ impl Stub {
         let thread = std::thread::Builder::new()
             .name("stub".into())
             .spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, serve(settings, shared, sender));
             })
             .unwrap();
         let (control, view): (SocketAddr, SocketAddr) = receiver.recv().unwrap();
-        Self {
-            control: format!("http://{control}"),
-            view: format!("http://{view}"),
-            counters,
-            thread: Some(thread),
-        }
+        Self { control: format!("http://{control}"), view: format!("http://{view}"), counters, thread: Some(thread) }
     }
 }
 
@@ -126,11 +115,7 @@ struct Signal {
 }
 
 enum Change {
-    Apply {
-        id: String,
-        signal: Signal,
-        number: u64,
-    },
+    Apply { id: String, signal: Signal, number: u64 },
 }
 
 struct State {
@@ -149,11 +134,7 @@ struct State {
 type Body = BoxBody<Bytes, Infallible>;
 type Shared = Rc<RefCell<State>>;
 
-async fn serve(
-    settings: Settings,
-    counters: Arc<Counters>,
-    ready: std::sync::mpsc::Sender<(SocketAddr, SocketAddr)>,
-) {
+async fn serve(settings: Settings, counters: Arc<Counters>, ready: std::sync::mpsc::Sender<(SocketAddr, SocketAddr)>) {
     let (changes, mut due) = mpsc::unbounded_channel::<(Instant, Change)>();
     let state = Rc::new(RefCell::new(State {
         settings,
@@ -189,12 +170,9 @@ async fn serve(
                 let _ = stream.set_nodelay(true);
                 let state = Rc::clone(&state);
                 tokio::task::spawn_local(async move {
-                    let service =
-                        service_fn(move |request| answer(plane, Rc::clone(&state), request));
+                    let service = service_fn(move |request| answer(plane, Rc::clone(&state), request));
                     let io = hyper_util::rt::TokioIo::new(stream);
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(io, service)
-                        .await;
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
                 });
             }
         });
@@ -222,30 +200,16 @@ impl std::fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
-async fn answer(
-    plane: Plane,
-    state: Shared,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Cut> {
+async fn answer(plane: Plane, state: Shared, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or("").to_owned();
-    let header = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("")
-            .to_owned()
-    };
+    let header =
+        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     if header("authorization") != format!("Bearer {API_KEY}") {
         return Ok(problem(401, "unauthorized", ""));
     }
-    let (key, token, accept) = (
-        header("idempotency-key"),
-        header("nexus-token"),
-        header("accept"),
-    );
+    let (key, token, accept) = (header("idempotency-key"), header("nexus-token"), header("accept"));
     if method == Method::GET {
         if plane == Plane::View && accept == "text/event-stream" {
             return Ok(state.borrow_mut().watch());
@@ -256,34 +220,17 @@ async fn answer(
         let id = path.trim_start_matches("/v1/signals/").to_owned();
         return Ok(state.borrow().read(plane, &id, &token));
     }
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .map_err(|_| Cut)?
-        .to_bytes();
+    let body = request.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
     let (status, version, document, cut) = state.borrow_mut().command(&method, &path, &key, &body);
     if cut {
         return Err(Cut);
     }
     if status >= 400 {
-        return Ok(problem(
-            status,
-            if status == 503 {
-                "overloaded"
-            } else {
-                "not-found"
-            },
-            "",
-        ));
+        return Ok(problem(status, if status == 503 { "overloaded" } else { "not-found" }, ""));
     }
-    let mut response = Response::builder()
-        .status(status)
-        .header("nexus-token", "dG9rZW4");
+    let mut response = Response::builder().status(status).header("nexus-token", "dG9rZW4");
     if status != 204 {
-        response = response
-            .header("etag", format!("\"{version}\""))
-            .header("content-type", "application/json");
+        response = response.header("etag", format!("\"{version}\"")).header("content-type", "application/json");
     }
     Ok(response.body(Full::new(document).boxed()).unwrap())
 }
@@ -304,13 +251,7 @@ fn every(n: Option<u64>, number: u64) -> bool {
 }
 
 impl State {
-    fn command(
-        &mut self,
-        method: &Method,
-        path: &str,
-        key: &str,
-        body: &[u8],
-    ) -> (u16, u64, Bytes, bool) {
+    fn command(&mut self, method: &Method, path: &str, key: &str, body: &[u8]) -> (u16, u64, Bytes, bool) {
         let faults = self.settings.faults.clone();
         let number = self.counters.commands.fetch_add(1, Ordering::Relaxed) + 1;
         if faults.overloaded && number > 1_000 {
@@ -334,22 +275,12 @@ impl State {
         let outcome = if path == "/v1/signals:batch" {
             self.batch(body)
         } else {
-            self.one(
-                method,
-                path.trim_start_matches("/v1/signals")
-                    .trim_start_matches('/'),
-                body,
-            )
+            self.one(method, path.trim_start_matches("/v1/signals").trim_start_matches('/'), body)
         };
         if !key.is_empty() && faults.cut_every.is_some() {
             self.kept.insert(key.to_owned(), outcome.clone());
         }
-        (
-            outcome.0,
-            outcome.1,
-            outcome.2,
-            every(faults.cut_every, number),
-        )
+        (outcome.0, outcome.1, outcome.2, every(faults.cut_every, number))
     }
 
     fn batch(&mut self, body: &[u8]) -> (u16, u64, Bytes) {
@@ -362,34 +293,22 @@ impl State {
                 "update" => Method::PATCH,
                 _ => Method::DELETE,
             };
-            let (status, version, document) =
-                self.one(&method, id, command["signal"].to_string().as_bytes());
+            let (status, version, document) = self.one(&method, id, command["signal"].to_string().as_bytes());
             let id = if method == Method::POST {
-                serde_json::from_slice::<Value>(&document).unwrap()["id"]
-                    .as_str()
-                    .unwrap()
-                    .to_owned()
+                serde_json::from_slice::<Value>(&document).unwrap()["id"].as_str().unwrap().to_owned()
             } else {
                 id.to_owned()
             };
             results.push(json!({ "status": status, "id": id, "version": version }));
         }
-        (
-            200,
-            0,
-            Bytes::from(json!({ "results": results }).to_string()),
-        )
+        (200, 0, Bytes::from(json!({ "results": results }).to_string()))
     }
 
     fn one(&mut self, method: &Method, id: &str, body: &[u8]) -> (u16, u64, Bytes) {
         let text = std::str::from_utf8(body).unwrap_or("");
         let (id, version, status) = if method == Method::POST {
             self.next += 1;
-            (
-                format!("01912f5e-0b7c-7cc3-98c4-{:012x}", self.next),
-                1,
-                201,
-            )
+            (format!("01912f5e-0b7c-7cc3-98c4-{:012x}", self.next), 1, 201)
         } else {
             match self.signals.get(id) {
                 Some(signal) if !signal.deleted => {
@@ -400,35 +319,21 @@ impl State {
             }
         };
         let deleted = status == 204;
-        let document = if deleted {
-            Bytes::new()
-        } else {
-            render(&id, text, version)
-        };
-        let signal = Signal {
-            version,
-            document: document.clone(),
-            deleted,
-        };
+        let document = if deleted { Bytes::new() } else { render(&id, text, version) };
+        let signal = Signal { version, document: document.clone(), deleted };
         self.signals.insert(id.clone(), signal.clone());
         let number = self.counters.events.fetch_add(1, Ordering::Relaxed) + 1;
         let change = Change::Apply { id, signal, number };
         if self.settings.delay.is_zero() {
             self.apply(change);
         } else {
-            let _ = self
-                .changes
-                .send((Instant::now() + self.settings.delay, change));
+            let _ = self.changes.send((Instant::now() + self.settings.delay, change));
         }
         (status, version, document)
     }
 
     fn apply(&mut self, change: Change) {
-        let Change::Apply {
-            id,
-            mut signal,
-            number,
-        } = change;
+        let Change::Apply { id, mut signal, number } = change;
         let faults = self.settings.faults.clone();
         if every(faults.lose_every, number) {
             if self.behind.insert(id) {
@@ -442,20 +347,13 @@ impl State {
         }
         if every(faults.forge_every, number) && !signal.deleted {
             let text = String::from_utf8(signal.document.to_vec()).unwrap();
-            signal.document =
-                Bytes::from(text.replace("\"status\":\"pending\"", "\"status\":\"active\""));
+            signal.document = Bytes::from(text.replace("\"status\":\"pending\"", "\"status\":\"active\""));
         }
         let before = self.view.insert(id.clone(), signal.clone());
         if every(faults.corrupt_every, number) && !signal.deleted {
             let text = String::from_utf8(signal.document.to_vec()).unwrap();
             let document = Bytes::from(text.replace("pending", "active"));
-            self.view.insert(
-                id.clone(),
-                Signal {
-                    document,
-                    ..signal.clone()
-                },
-            );
+            self.view.insert(id.clone(), Signal { document, ..signal.clone() });
         }
         self.show(&id, &signal);
         if let Some(before) = before {
@@ -469,31 +367,18 @@ impl State {
 
     fn show(&mut self, id: &str, signal: &Signal) {
         let text = if signal.deleted {
-            format!(
-                "event: deleted\nid: x\ndata: {{\"id\":\"{id}\",\"version\":{}}}\n\n",
-                signal.version
-            )
+            format!("event: deleted\nid: x\ndata: {{\"id\":\"{id}\",\"version\":{}}}\n\n", signal.version)
         } else {
-            let name = if signal.version == 1 {
-                "created"
-            } else {
-                "updated"
-            };
-            format!(
-                "event: {name}\nid: x\ndata: {}\n\n",
-                String::from_utf8_lossy(&signal.document)
-            )
+            let name = if signal.version == 1 { "created" } else { "updated" };
+            format!("event: {name}\nid: x\ndata: {}\n\n", String::from_utf8_lossy(&signal.document))
         };
         let bytes = Bytes::from(text);
-        self.watches
-            .retain(|watch| watch.try_send(bytes.clone()).is_ok());
+        self.watches.retain(|watch| watch.try_send(bytes.clone()).is_ok());
     }
 
     fn watch(&mut self) -> Response<Body> {
         let (sender, receiver) = mpsc::channel(100_000);
-        sender
-            .try_send(Bytes::from_static(b"event: ready\nid: x\ndata: {}\n\n"))
-            .unwrap();
+        sender.try_send(Bytes::from_static(b"event: ready\nid: x\ndata: {}\n\n")).unwrap();
         self.watches.push(sender);
         let stream = futures(receiver);
         Response::builder()
@@ -503,8 +388,7 @@ impl State {
     }
 
     fn read(&self, plane: Plane, id: &str, token: &str) -> Response<Body> {
-        let fresh =
-            plane == Plane::Control || !token.is_empty() && !self.settings.faults.ignore_tokens;
+        let fresh = plane == Plane::Control || !token.is_empty() && !self.settings.faults.ignore_tokens;
         let map = if fresh { &self.signals } else { &self.view };
         match map.get(id) {
             Some(signal) if !signal.deleted => Response::builder()
@@ -512,46 +396,23 @@ impl State {
                 .header("content-type", "application/json")
                 .body(Full::new(signal.document.clone()).boxed())
                 .unwrap(),
-            Some(signal) => problem(
-                404,
-                "not-found",
-                &format!(",\"deleted_version\":{}", signal.version),
-            ),
+            Some(signal) => problem(404, "not-found", &format!(",\"deleted_version\":{}", signal.version)),
             None => problem(404, "not-found", ""),
         }
     }
 
     fn page(&self, plane: Plane, query: &str) -> Response<Body> {
-        let map = if plane == Plane::Control {
-            &self.signals
-        } else {
-            &self.view
-        };
-        let parameter = |name: &str| {
-            query
-                .split('&')
-                .find_map(|part| part.strip_prefix(name))
-                .unwrap_or("")
-        };
+        let map = if plane == Plane::Control { &self.signals } else { &self.view };
+        let parameter = |name: &str| query.split('&').find_map(|part| part.strip_prefix(name)).unwrap_or("");
         let limit: usize = parameter("limit=").parse().unwrap_or(50);
         let after = parameter("cursor=").to_owned();
         let mut items = map
             .range::<String, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
             .filter(|(_, signal)| !signal.deleted);
         let page: Vec<_> = items.by_ref().take(limit).collect();
-        let next = items
-            .next()
-            .and_then(|_| page.last())
-            .map(|(id, _)| (*id).clone());
-        let documents: Vec<_> = page
-            .iter()
-            .map(|(_, signal)| String::from_utf8_lossy(&signal.document))
-            .collect();
-        let body = format!(
-            r#"{{"items":[{}],"next_cursor":{}}}"#,
-            documents.join(","),
-            json!(next)
-        );
+        let next = items.next().and_then(|_| page.last()).map(|(id, _)| (*id).clone());
+        let documents: Vec<_> = page.iter().map(|(_, signal)| String::from_utf8_lossy(&signal.document)).collect();
+        let body = format!(r#"{{"items":[{}],"next_cursor":{}}}"#, documents.join(","), json!(next));
         Response::builder()
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)).boxed())
@@ -561,19 +422,14 @@ impl State {
 
 /// `{"title":…,…}` as the signal that it makes; the stub keeps what the last command said.
 fn render(id: &str, command: &str, version: u64) -> Bytes {
-    let members = command
-        .trim_start_matches('{')
-        .strip_suffix('}')
-        .unwrap_or("\"title\":\"\"");
+    let members = command.trim_start_matches('{').strip_suffix('}').unwrap_or("\"title\":\"\"");
     Bytes::from(format!(
         r#"{{"id":"{id}",{members},"status":"pending","target":null,"created_at":"2026-01-01T00:00:00.000000Z","version":{version}}}"#
     ))
 }
 
 /// Several events go out in one piece, as a real server under load would send them.
-fn futures(
-    receiver: mpsc::Receiver<Bytes>,
-) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+fn futures(receiver: mpsc::Receiver<Bytes>) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
     Events { receiver }
 }
 
@@ -591,9 +447,7 @@ impl futures_util::Stream for Events {
         let mut events = Vec::new();
         match self.receiver.poll_recv_many(context, &mut events, 64) {
             std::task::Poll::Ready(0) => std::task::Poll::Ready(None),
-            std::task::Poll::Ready(_) => {
-                std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::from(events.concat())))))
-            }
+            std::task::Poll::Ready(_) => std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::from(events.concat()))))),
             std::task::Poll::Pending => std::task::Poll::Pending,
         }
     }

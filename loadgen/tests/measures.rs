@@ -1,0 +1,128 @@
+//! What the figures mean: the generator against servers whose faults are known.
+
+mod support;
+
+use loadgen::clock::MILLISECOND;
+use loadgen::recorder::Measure;
+use loadgen::summary::Verdict;
+use std::time::Duration;
+use support::stub::{Faults, Settings, Stub};
+use support::{alone, go, stub};
+
+#[test]
+fn a_clean_run_passes_and_counts_every_command() {
+    let _alone = alone();
+    let stub = stub(Faults::default());
+    let summary = go(&stub, "--rate 500 --duration 3s --reads 200 --slo l2c:p50<20ms --slo lost==0").summary;
+    assert_eq!(summary.verdict, Verdict::Pass, "{:?}", summary.reasons);
+    assert_eq!((summary.sent, summary.accepted, summary.preloaded), (1_500, 1_500, 200));
+    assert_eq!(summary.l2c.unwrap().count, 1_500);
+    assert_eq!(summary.read.unwrap().count, 600);
+    assert!(summary.l2c.unwrap().p50_ms > 2.0, "the stub shows a write after 2 ms");
+    assert!(summary.cross_check.unwrap().agree);
+    assert!(summary.view_compared.starts_with("yes"), "{}", summary.view_compared);
+    assert_eq!(summary.outstanding, 0);
+    assert!(summary.flat_lag);
+}
+
+#[test]
+fn a_stall_of_200_ms_is_in_response_time_and_l2c_as_the_stall_it_is() {
+    let _alone = alone();
+    let stall = Duration::from_millis(200);
+    // 200 preloaded, 250 of the warm-up, then a second of the measured phase.
+    let stub = stub(Faults { stall: Some((950, stall)), ..Faults::default() });
+    let finished = go(&stub, "--rate 500 --duration 4s");
+    for measure in [Measure::Command, Measure::L2c] {
+        let histogram = finished.recorder.total().of(measure);
+        let max_ms = histogram.max() as f64 / 1e6;
+        assert!((195.0..400.0).contains(&max_ms), "{}: {max_ms} ms", measure.name());
+        // At 500/s, 100 commands were meant to be sent during the stall; those of its first half
+        // waited for 100 ms or more. A generator that waited with the server would report one.
+        let late = histogram.count_between(100 * MILLISECOND, u64::MAX);
+        assert!((45..=75).contains(&late), "{}: {late} late commands", measure.name());
+    }
+    assert_eq!(finished.summary.violations.total(), 0);
+}
+
+#[test]
+fn planted_loss_is_reported_as_exactly_that_many_lost() {
+    let _alone = alone();
+    let stub = stub(Faults { lose_every: Some(50), ..Faults::default() });
+    let summary = go(&stub, "--rate 500 --duration 3s --mix create=80,update=20 --drain-timeout 20s").summary;
+    let lost = stub.counters.lost.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(lost > 10);
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert_eq!(summary.violations.lost, lost);
+    assert_eq!(summary.l2c.unwrap().count, summary.accepted, "an outstanding write counts, too");
+    assert!(summary.drain_s < 15.0, "canaries show that the view has moved on");
+}
+
+#[test]
+fn above_capacity_a_run_says_unsustainable_and_shows_service_time_beside_response_time() {
+    let _alone = alone();
+    let stub = stub(Faults { service: Duration::from_millis(2), ..Faults::default() });
+    let summary = go(&stub, "--rate 1000 --duration 3s --preload 50 --warmup 0s --drain-timeout 30s").summary;
+    assert_eq!(summary.verdict, Verdict::SloFailed, "{:?}", summary.reasons);
+    assert!(summary.reasons.iter().any(|reason| reason.starts_with("unsustainable")), "{:?}", summary.reasons);
+    let (command, service) = (summary.command.unwrap(), summary.service.unwrap());
+    assert!(command.p99_ms > 5.0 * service.p99_ms, "{} and {}", command.p99_ms, service.p99_ms);
+}
+
+#[test]
+fn commands_that_are_refused_are_counted_and_make_the_rate_unsustainable() {
+    let _alone = alone();
+    let stub = stub(Faults { overloaded: true, ..Faults::default() });
+    let summary = go(&stub, "--rate 500 --duration 3s").summary;
+    assert_eq!(summary.verdict, Verdict::SloFailed);
+    assert!(summary.refused > 500, "{}", summary.refused);
+    assert_eq!(summary.sent, summary.accepted + summary.refused);
+}
+
+#[test]
+fn batches_count_as_their_commands() {
+    let _alone = alone();
+    let stub = stub(Faults::default());
+    let line =
+        "--rate 1000 --duration 3s --mix create=30,update=20,batch=50 --batch-size 20 --keys zipf --arrivals poisson";
+    let summary = go(&stub, line).summary;
+    assert_eq!(summary.violations.total(), 0, "{:?}", summary.examples);
+    assert!((2_000..4_000).contains(&summary.sent), "{}", summary.sent);
+    assert_eq!(summary.accepted, summary.sent);
+}
+
+#[test]
+fn the_closed_model_is_labelled() {
+    let _alone = alone();
+    let stub = stub(Faults::default());
+    let summary = go(&stub, "--rate 1 --closed --duration 2s --connections 2").summary;
+    assert_eq!(summary.verdict, Verdict::Pass, "{:?}", summary.reasons);
+    assert!(summary.mode.starts_with("closed"));
+    assert!(summary.achieved_per_s > 100.0);
+}
+
+#[test]
+fn an_objective_with_abort_ends_the_run() {
+    let _alone = alone();
+    let stub = stub(Faults::default());
+    let summary = go(&stub, "--rate 200 --duration 30s --slo l2c:p50<0.1ms,abort=2s").summary;
+    assert_eq!(summary.verdict, Verdict::SloFailed);
+    assert!(summary.measured_s < 10.0, "{}", summary.measured_s);
+    assert!(summary.reasons.iter().any(|reason| reason.starts_with("aborted")), "{:?}", summary.reasons);
+}
+
+/// 30,000/s from one core in a release build; a debug build shows the same at less.
+#[test]
+fn the_generator_sends_on_time_at_its_rated_load() {
+    let _alone = alone();
+    let stub = Stub::start(Settings { delay: Duration::ZERO, faults: Faults::default() });
+    let rate = if cfg!(debug_assertions) { 4_000 } else { 30_000 };
+    let line = format!("--rate {rate} --duration 5s --warmup 1s --connections 64 --no-verify --drain-timeout 5s");
+    let summary = go(&stub, &line).summary;
+    let own = summary.own_delay.unwrap();
+    assert!(own.p99_ms < 1.0, "{own:?}");
+    // What the pacing thread used is for what was sent; a whole core sends at least the rate.
+    let sent_per_core = summary.sent as f64 / summary.measured_s / summary.cpu[0];
+    assert!(sent_per_core >= f64::from(rate), "{sent_per_core:.0}/s a core");
+    let checking = summary.cpu[2] * 20_000.0 / (summary.sent as f64 / summary.measured_s);
+    assert!(cfg!(debug_assertions) || checking < 0.1, "checking 20,000/s takes {checking:.3} of a core");
+}

@@ -1,0 +1,73 @@
+//! The checker names each kind of breach that a server can commit.
+
+mod support;
+
+use loadgen::summary::{Summary, Verdict};
+use support::stub::Faults;
+use support::{alone, go, stub};
+
+fn sabotaged(faults: Faults) -> Summary {
+    let _alone = alone();
+    let stub = stub(faults);
+    go(&stub, "--rate 400 --duration 2s --mix create=40,update=40,delete=20 --reads 100 --drain-timeout 10s").summary
+}
+
+#[test]
+fn a_version_that_goes_back_is_named() {
+    let summary = sabotaged(Faults { regress_every: Some(40), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.regressed > 0, "{:?}", summary.violations);
+}
+
+#[test]
+fn a_deleted_signal_that_comes_back_is_named() {
+    let summary = sabotaged(Faults { resurrect_every: Some(7), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.resurrected > 0, "{:?}", summary.violations);
+}
+
+#[test]
+fn a_document_that_nobody_wrote_is_named() {
+    let summary = sabotaged(Faults { forge_every: Some(40), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.phantom > 0, "{:?}", summary.violations);
+}
+
+#[test]
+fn a_read_that_ignores_its_token_is_named() {
+    let summary = sabotaged(Faults { ignore_tokens: true, ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.stale_with_token > 0, "{:?}", summary.violations);
+}
+
+#[test]
+fn a_view_that_differs_from_postgres_is_named() {
+    let summary = sabotaged(Faults { corrupt_every: Some(97), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.view_mismatch > 0, "{:?}", summary.violations);
+    assert!(summary.examples.iter().any(|text| text.contains("differs in its bytes")), "{:?}", summary.examples);
+}
+
+#[test]
+fn a_lost_event_is_named() {
+    let summary = sabotaged(Faults { lose_every: Some(100), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.lost > 0, "{:?}", summary.violations);
+}
+
+#[test]
+fn answers_that_never_come_are_settled_by_their_idempotency_keys() {
+    let summary = sabotaged(Faults { cut_every: Some(20), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Pass, "{:?} {:?}", summary.reasons, summary.examples);
+    assert!(summary.settled > 10, "{}", summary.settled);
+    assert_eq!((summary.unknown, summary.accepted), (0, summary.sent));
+}
+
+#[test]
+fn without_idempotency_keys_they_stay_unknown_and_are_no_phantoms() {
+    let _alone = alone();
+    let stub = stub(Faults { cut_every: Some(20), ..Faults::default() });
+    let summary = go(&stub, "--rate 400 --duration 2s --preload 0 --no-idempotency").summary;
+    assert!(summary.unknown > 10, "{}", summary.unknown);
+    assert_eq!(summary.violations.total(), 0, "{:?}", summary.examples);
+}

@@ -1,0 +1,64 @@
+//! Runs against the stub.
+
+#![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "helpers of tests")]
+
+pub mod stub;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clap::Parser as _;
+use loadgen::journal::Shared;
+use loadgen::options::{Load, RunOptions, Targets};
+use loadgen::run::{Finished, run};
+
+use stub::{API_KEY, Faults, Settings, Stub};
+
+/// Tests that take times run one after the other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(clap::Parser)]
+struct Arguments {
+    #[arg(long)]
+    rate: f64,
+    #[command(flatten)]
+    load: Load,
+    #[arg(long = "slo")]
+    slos: Vec<loadgen::slo::Slo>,
+    #[arg(long)]
+    out: Option<std::path::PathBuf>,
+}
+
+/// The options that a command line would give.
+pub fn options(stub: &Stub, line: &str) -> RunOptions {
+    let line = format!("test --warmup 0.5s --preload 200 {line}");
+    let arguments = Arguments::parse_from(line.split_whitespace());
+    RunOptions {
+        targets: Targets {
+            control_url: stub.control.clone(),
+            dataplane_url: vec![stub.view.clone()],
+            api_key: API_KEY.to_owned(),
+        },
+        load: arguments.load,
+        rate: arguments.rate,
+        slos: arguments.slos,
+        out: arguments.out,
+        quiet: true,
+        panel: false,
+    }
+}
+
+pub fn stub(faults: Faults) -> Stub {
+    Stub::start(Settings { delay: Duration::from_millis(2), faults })
+}
+
+/// A whole run.
+pub fn go(stub: &Stub, line: &str) -> Finished {
+    let finished = run(options(stub, line), Arc::new(Shared::default())).unwrap();
+    println!("{}", serde_json::to_string_pretty(&finished.summary).unwrap());
+    finished
+}
