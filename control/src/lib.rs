@@ -4,6 +4,7 @@
 //! [`store`] (with [`aggregate`]), and from the WAL on [`relay`] ▸ [`publisher`].
 
 pub mod aggregate;
+mod apart;
 pub mod auth;
 pub mod batcher;
 pub mod create_admin;
