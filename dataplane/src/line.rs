@@ -55,6 +55,8 @@ enum Stop {
     Kafka(#[from] KafkaError),
     #[error("the header was changed by another")]
     Changed,
+    #[error("the generation is filled")]
+    Filled,
     #[error("the checkpoint does not fit the log: {0}")]
     Void(String),
     #[error("numbers are missing: {0:?}")]
@@ -121,19 +123,21 @@ impl Line {
                 Err(stop) => stop,
                 Ok(never) => match never {},
             };
-            metrics::REPEATS.inc();
             if matches!(stop, Stop::Asked) || self.stop.is_cancelled() {
                 break;
             }
-            self.report(&stop);
+            if !matches!(stop, Stop::Filled) {
+                metrics::REPEATS.inc();
+                self.report(&stop);
+            }
             if began.elapsed() > Duration::from_secs(5) {
                 pause = BACKOFF.0;
             }
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(if matches!(stop, Stop::Changed) { HELD_PAUSE } else { pause }) => {}
+                () = tokio::time::sleep(if matches!(stop, Stop::Changed | Stop::Filled) { HELD_PAUSE } else { pause }) => {}
             }
-            if !matches!(stop, Stop::Changed) {
+            if !matches!(stop, Stop::Changed | Stop::Filled) {
                 pause = (pause * 2).min(BACKOFF.1);
             }
         }
@@ -150,9 +154,13 @@ impl Line {
         let state = match stop {
             Stop::View(_) => State::WaitingForRedis,
             Stop::Kafka(_) => State::WaitingForBroker,
-            Stop::Asked | Stop::Changed | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
+            Stop::Asked | Stop::Changed | Stop::Filled | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
         };
-        tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
+        if matches!(stop, Stop::Changed) {
+            tracing::debug!(partition = %self.partition, reason, "beginning again at the checkpoint");
+        } else {
+            tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
+        }
         self.status.send_modify(|status| match stop {
             Stop::View(_) => status.redis_error = Some(reason.clone()),
             Stop::Kafka(_) => status.broker_error = Some(reason.clone()),
@@ -424,7 +432,7 @@ impl Line {
                     if header.ready && filling {
                         // From here on it serves: entries go into the feed, holes are no longer accepted.
                         memory.filling = None;
-                        return Err(Stop::Changed);
+                        return Err(Stop::Filled);
                     }
                 }
             }
