@@ -31,11 +31,32 @@ async fn a_replay_of_200_000_events() {
     log.flush();
     for round in 0..3 {
         reads.forget_everything().await;
+        let (redis_before, own_before) = (redis_cpu(&mut reads.redis).await, own_cpu());
         let begun = Instant::now();
         let projector = Projector::start(settings(&place));
         reads.caught_up(&log).await;
         let took = begun.elapsed();
-        println!("round {round}: 200,000 events in {took:?}, {:.0} events/s", 200_000.0 / took.as_secs_f64());
+        println!(
+            "round {round}: 200,000 events in {took:?}, {:.0} events/s; CPU: Redis {:.2} s, projector {:.2} s",
+            200_000.0 / took.as_secs_f64(),
+            redis_cpu(&mut reads.redis).await - redis_before,
+            own_cpu() - own_before,
+        );
         projector.stop().await;
     }
+}
+
+/// Seconds of CPU that Redis' main thread has used.
+async fn redis_cpu(redis: &mut redis::aio::MultiplexedConnection) -> f64 {
+    let info: String = redis::cmd("INFO").arg("cpu").query_async(redis).await.unwrap();
+    let line =
+        |name: &str| -> f64 { info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap() };
+    line("used_cpu_sys_main_thread:") + line("used_cpu_user_main_thread:")
+}
+
+/// Seconds of CPU that this process has used, at 100 ticks a second.
+fn own_cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
