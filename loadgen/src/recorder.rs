@@ -221,7 +221,9 @@ pub struct Recorder {
     interval_accepted: u64,
     reads: u64,
     reads_failed: u64,
-    open: std::collections::HashMap<u64, (Outcome, bool)>,
+    /// Commands whose outcome is unknown: as what they were counted, and the entity (0: a create).
+    open: std::collections::HashMap<u64, (Outcome, u128)>,
+    unsent: u64,
     rows: Vec<Row>,
     files: Option<Files>,
     schedule_start: u64,
@@ -268,7 +270,7 @@ impl Recorder {
         let measured = record.phase == Phase::Measured;
         let opened = if record.settled { self.open.remove(&record.op) } else { None };
         if record.outcome.is_open() {
-            self.open.insert(record.op, (record.outcome, measured));
+            self.open.insert(record.op, (record.outcome, record.id));
         }
         if measured {
             self.counts.add(record, opened.map(|(outcome, _)| outcome));
@@ -403,10 +405,30 @@ impl Recorder {
         (self.reads, self.reads_failed)
     }
 
-    /// The outcome of this operation is still open.
+    /// Counts a command of the measured phase that was due and never sent: its response time is
+    /// at least its wait.
+    pub fn unsent(&mut self, waited: u64) {
+        self.unsent += 1;
+        self.total.record(Measure::Command, waited);
+        self.interval.record(Measure::Command, waited);
+    }
+
+    /// Commands of the measured phase that were due and never sent.
+    #[must_use]
+    pub fn unsent_count(&self) -> u64 {
+        self.unsent
+    }
+
+    /// The outcome of this operation is unknown.
     #[must_use]
     pub fn is_open(&self, op: u64) -> bool {
         self.open.contains_key(&op)
+    }
+
+    /// The entities on which an outcome is unknown.
+    #[must_use]
+    pub fn open_entities(&self) -> std::collections::HashSet<u128> {
+        self.open.values().map(|(_, id)| *id).collect()
     }
 
     /// All intervals so far.
