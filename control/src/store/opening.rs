@@ -21,8 +21,11 @@ pub(super) struct Opening {
     pub(super) xid: String,
     /// Which of the asked identities exist.
     pub(super) identities: HashSet<Uuid>,
-    stored: HashMap<(Uuid, String), Stored>,
+    stored: HashMap<Key, Stored>,
 }
+
+/// An identity and its key's spelling.
+type Key = (Uuid, String);
 
 /// The first answer to a request with an idempotency key.
 #[derive(Debug)]
@@ -101,7 +104,7 @@ impl Opening {
 }
 
 impl Stored {
-    fn from_row(row: &PgRow) -> Result<Option<((Uuid, String), Self)>, sqlx::Error> {
+    fn from_row(row: &PgRow) -> Result<Option<(Key, Self)>, sqlx::Error> {
         let Some(identity) = row.try_get::<Option<Uuid>, _>("identity")? else { return Ok(None) };
         let body: Vec<u8> = row.try_get("body")?;
         let status: i16 = row.try_get("status")?;

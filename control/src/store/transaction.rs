@@ -87,7 +87,7 @@ impl Inner {
         let connection = session.connection();
         let (opening, answers, mut changes) = self.within(self.prepare(connection, requests)).await?;
         if changes.is_empty() {
-            self.within(async { Ok(connection.execute("ROLLBACK").await.map_err(Failure::of)?) }).await?;
+            self.within(async { connection.execute("ROLLBACK").await.map_err(Failure::of) }).await?;
             session.keep();
             return Ok(answers);
         }

@@ -17,8 +17,10 @@ async fn published(name: &str) -> Place {
     emit_many(&mut sql, 200).await;
     place.committed(200).await;
     wait_for("the copy to hold the events", async || {
-        let text: Option<String> =
-            sqlx::query_scalar("SELECT record::text FROM nexus.position").fetch_optional(&mut sql).await.expect("asked");
+        let text: Option<String> = sqlx::query_scalar("SELECT record::text FROM nexus.position")
+            .fetch_optional(&mut sql)
+            .await
+            .expect("asked");
         let Some(text) = text else { return false };
         let position: contract::position::Position = serde_json::from_str(&text).expect("a position");
         position.partitions.values().map(|last| last.seq).sum::<u64>() == 200

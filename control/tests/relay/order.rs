@@ -28,10 +28,11 @@ async fn the_order_of_commits_is_the_order_in_each_partition() {
     slow.commit().await.expect("committed");
 
     // A row's lock makes the order of its versions the order of commits.
-    early.execute_many("CREATE TABLE counters (id uuid PRIMARY KEY, version bigint NOT NULL)").await;
+    let table = "CREATE TABLE public.counters (id uuid PRIMARY KEY, version bigint NOT NULL)";
+    sqlx::Executor::execute(&mut early, table).await.expect("made");
     let ids: Vec<_> = (0..6).map(|_| new_id()).collect();
     for id in &ids {
-        sqlx::query("INSERT INTO counters VALUES ($1, 0)").bind(id).execute(&mut early).await.expect("inserted");
+        sqlx::query("INSERT INTO public.counters VALUES ($1, 0)").bind(id).execute(&mut early).await.expect("inserted");
     }
     let (tasks, rounds) = (8, 40);
     let mut running = Vec::new();
@@ -43,12 +44,13 @@ async fn the_order_of_commits_is_the_order_in_each_partition() {
                 let mut chosen = [ids[(task + round) % ids.len()], ids[(task * 5 + round * 3 + 1) % ids.len()]];
                 chosen.sort_unstable();
                 for id in chosen {
-                    let version: i64 =
-                        sqlx::query_scalar("UPDATE counters SET version = version + 1 WHERE id = $1 RETURNING version")
-                            .bind(id)
-                            .fetch_one(&mut *transaction)
-                            .await
-                            .expect("updated");
+                    let version: i64 = sqlx::query_scalar(
+                        "UPDATE public.counters SET version = version + 1 WHERE id = $1 RETURNING version",
+                    )
+                    .bind(id)
+                    .fetch_one(&mut *transaction)
+                    .await
+                    .expect("updated");
                     emit(&mut *transaction, EVENT_PREFIX, &event(id, version.unsigned_abs())).await;
                 }
                 transaction.commit().await.expect("committed");
@@ -73,16 +75,6 @@ async fn the_order_of_commits_is_the_order_in_each_partition() {
         assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
     }
     relay.stop().await;
-}
-
-trait ExecuteMany {
-    async fn execute_many(&mut self, sql: &'static str);
-}
-
-impl ExecuteMany for sqlx::PgConnection {
-    async fn execute_many(&mut self, sql: &'static str) {
-        sqlx::Executor::execute(self, sql).await.expect("executed");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,11 +112,18 @@ async fn a_huge_batch_is_one_broker_transaction() {
     emit_many(&mut sql, count).await;
     let committed_after = began.elapsed();
     let records = place.committed(count).await;
-    println!("{count} events: committed in Postgres after {committed_after:?}, in the topics after {:?}", began.elapsed());
+    println!(
+        "{count} events: committed in Postgres after {committed_after:?}, in the topics after {:?}",
+        began.elapsed()
+    );
     assert_unbroken(&records);
     assert_eq!(records.values().map(Vec::len).sum::<usize>(), count);
-    let ends: Vec<u64> =
-        place.positions().await.iter().map(|position| position.partitions.values().map(|last| last.seq).sum()).collect();
+    let ends: Vec<u64> = place
+        .positions()
+        .await
+        .iter()
+        .map(|position| position.partitions.values().map(|last| last.seq).sum())
+        .collect();
     assert!(ends.iter().all(|end| *end == 0 || *end == count as u64), "a position in the middle of a batch: {ends:?}");
     relay.stop().await;
 }

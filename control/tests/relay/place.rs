@@ -9,8 +9,8 @@ use contract::position::Position;
 use contract::time::Timestamp;
 use control::relay::{Relay, RelaySettings};
 use control::relay_status::{RelayState, RelayStatus};
-use control::topics::TopicSettings;
 use control::slot;
+use control::topics::TopicSettings;
 use infrastructure::{Namespace, TestStack};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -176,23 +176,16 @@ pub fn settings(env: &[(String, String)]) -> RelaySettings {
 impl Running {
     /// Waits for a state.
     pub async fn is(&mut self, state: RelayState) -> RelayStatus {
-        let waited = tokio::time::timeout(PATIENCE, self.status.wait_for(|status| status.state == state)).await;
-        match waited {
-            Ok(status) => status.expect("the relay runs").clone(),
-            Err(_) => panic!("the relay did not become {state} but is {:?}", self.status.borrow()),
-        }
+        let waiting = self.status.wait_for(|status| status.state == state);
+        let waited =
+            tokio::time::timeout(PATIENCE, waiting).await.map(|status| status.expect("the relay runs").clone());
+        waited.unwrap_or_else(|_| panic!("the relay did not become {state} but is {:?}", self.status.borrow()))
     }
 
     /// Tells it to stop and waits until it has.
     pub async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.task).await.expect("the relay stops").expect("without a panic");
-    }
-
-    /// Ends it between two instructions, as a killed process ends.
-    pub async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
     }
 }
 

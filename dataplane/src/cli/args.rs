@@ -1,15 +1,19 @@
 //! The command line: every command, flag and setting, as clap reads them.
 
-use std::ffi::OsString;
+pub mod identities;
+mod rewrite;
+
+pub use rewrite::rewrite;
+
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use contract::identity::{Kind, Role};
 use contract::signal::{Priority, Status};
 
 use super::output::Format;
+use identities::IdentityCommand;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 error, 2 usage, 4 not found, 5 not yet consistent.
@@ -131,64 +135,6 @@ pub enum Command {
     },
 }
 
-/// What to do with identities.
-#[derive(Debug, Subcommand)]
-pub enum IdentityCommand {
-    /// List identities from the view
-    List(IdentityListArgs),
-    /// Show one identity
-    Get(GetArgs),
-    /// Follow one identity, or all
-    Watch(IdentityWatchArgs),
-    /// Create an identity
-    Create(CreateIdentityArgs),
-    /// Change an identity
-    Update(UpdateIdentityArgs),
-    /// Delete identities and revoke their keys
-    Delete(DeleteArgs),
-    /// Wait until the view shows a version of an identity; exit 5 when it does not in time
-    Wait(WaitArgs),
-    /// Write every identity, one JSON document a line
-    Export(IdentityExportArgs),
-    /// API keys of an identity
-    Keys {
-        /// What to do.
-        #[command(subcommand)]
-        command: KeyCommand,
-    },
-}
-
-/// What to do with API keys.
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Make a key; its secret is shown this once
-    Create {
-        /// The identity's id
-        identity: String,
-        /// What to call the key
-        #[arg(long)]
-        name: String,
-        /// From when on it is refused, such as 2030-01-31T12:00:00Z
-        #[arg(long, value_name = "TIME")]
-        expires_at: Option<String>,
-        /// Write the secret alone, for `NEXUS_API_KEY=$(…)`
-        #[arg(long)]
-        secret_only: bool,
-    },
-    /// List an identity's keys, without their secrets
-    List {
-        /// The identity's id
-        identity: String,
-    },
-    /// Revoke a key
-    Revoke {
-        /// The identity's id
-        identity: String,
-        /// The key's id
-        key: String,
-    },
-}
-
 /// Which signals.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filters {
@@ -242,20 +188,6 @@ pub struct ListArgs {
     pub consistency: Consistency,
 }
 
-/// `identities list`
-#[derive(Debug, Args)]
-pub struct IdentityListArgs {
-    /// In which order
-    #[arg(long, allow_hyphen_values = true, value_parser = ["created", "-created"])]
-    pub order: Option<String>,
-    /// How many.
-    #[command(flatten)]
-    pub paging: Paging,
-    /// How fresh.
-    #[command(flatten)]
-    pub consistency: Consistency,
-}
-
 /// `get`
 #[derive(Debug, Args)]
 pub struct GetArgs {
@@ -289,16 +221,6 @@ pub struct WatchArgs {
     /// Which signals.
     #[command(flatten)]
     pub filters: Filters,
-    /// How.
-    #[command(flatten)]
-    pub how: WatchHow,
-}
-
-/// `identities watch`
-#[derive(Debug, Args)]
-pub struct IdentityWatchArgs {
-    /// Only this one
-    pub id: Option<String>,
     /// How.
     #[command(flatten)]
     pub how: WatchHow,
@@ -439,14 +361,6 @@ pub struct ExportArgs {
     pub consistency: Consistency,
 }
 
-/// `identities export`
-#[derive(Debug, Args)]
-pub struct IdentityExportArgs {
-    /// How fresh.
-    #[command(flatten)]
-    pub consistency: Consistency,
-}
-
 /// `lag`
 #[derive(Debug, Args)]
 pub struct LagArgs {
@@ -464,65 +378,6 @@ pub struct DoctorArgs {
     /// Also create a signal, read it back with its token, and delete it
     #[arg(long)]
     pub write: bool,
-}
-
-/// `identities create`
-#[derive(Debug, Args)]
-pub struct CreateIdentityArgs {
-    /// Unique: lower-case letters, digits, dots, hyphens and underscores
-    #[arg(long)]
-    pub name: String,
-    /// The rest.
-    #[command(flatten)]
-    pub members: IdentityMembers,
-    /// Read it back from the view, waiting until it is visible (up to a time, 5s unless given)
-    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
-    pub wait: Option<Duration>,
-    /// How it is sent.
-    #[command(flatten)]
-    pub sending: Sending,
-}
-
-/// `identities update`
-#[derive(Debug, Args)]
-pub struct UpdateIdentityArgs {
-    /// Its id
-    pub id: String,
-    /// A new name
-    #[arg(long)]
-    pub name: Option<String>,
-    /// The rest.
-    #[command(flatten)]
-    pub members: IdentityMembers,
-    /// Only when this is its version
-    #[arg(long, value_name = "VERSION")]
-    pub if_match: Option<u64>,
-    /// Read it back from the view, waiting until the change is visible (up to a time, 5s unless given)
-    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
-    pub wait: Option<Duration>,
-    /// How it is sent.
-    #[command(flatten)]
-    pub sending: Sending,
-}
-
-/// An identity's members but its name.
-#[derive(Debug, Clone, Default, Args)]
-pub struct IdentityMembers {
-    /// What people call it; empty for none
-    #[arg(long)]
-    pub display_name: Option<String>,
-    /// Where to write to it; empty for none
-    #[arg(long)]
-    pub email: Option<String>,
-    /// Who it is
-    #[arg(long, value_parser = words(Kind::ALL.iter().map(|k| k.as_str())))]
-    pub kind: Option<String>,
-    /// What it may do
-    #[arg(long, value_parser = words(Role::ALL.iter().map(|r| r.as_str())))]
-    pub role: Option<String>,
-    /// Whether its keys work
-    #[arg(long, value_name = "BOOL")]
-    pub active: Option<bool>,
 }
 
 fn words(words: impl Iterator<Item = &'static str>) -> PossibleValuesParser {
@@ -544,40 +399,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * factor).map_err(|_| "is too long".to_owned())
 }
 
-/// The arguments with `--identities` turned into the command `identities`, wherever it stood.
-#[must_use]
-pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const WITH_VALUE: [&str; 6] =
-        ["-o", "--output", "--control-url", "--dataplane-url", "--api-key", "--request-timeout"];
-    const BOTH: [&str; 8] = ["list", "get", "watch", "create", "update", "delete", "wait", "export"];
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let end = arguments.iter().position(|a| a == "--").unwrap_or(arguments.len());
-    let Some(flag) = arguments[..end].iter().position(|a| a == "--identities") else {
-        return arguments;
-    };
-    let mut at = 1;
-    while let Some(argument) = arguments.get(at) {
-        match argument.to_str() {
-            Some(option) if WITH_VALUE.contains(&option) => at += 2,
-            Some(option) if option.starts_with('-') => at += 1,
-            Some("identities") => {
-                arguments.remove(flag);
-                break;
-            }
-            Some(command) if BOTH.contains(&command) => {
-                arguments.insert(at, "identities".into());
-                arguments.remove(if flag < at { flag } else { flag + 1 });
-                break;
-            }
-            // clap says what is wrong with it.
-            _ => break,
-        }
-    }
-    arguments
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use clap::CommandFactory as _;
 
     use super::*;

@@ -117,7 +117,7 @@ fn ready(plane: Plane, readiness: &probe::Readiness, url: &str) -> Check {
     let of = |word: &str| missing.iter().any(|name| name.contains(word));
     let advice = if of("postgres") || of("database") {
         "start Postgres, or mend NEXUS_DATABASE_URL of the control plane (`make up` starts what is missing)"
-    } else if of("broker") || of("kafka") || of("relay") {
+    } else if of("broker") || of("relay") || of("projector") {
         "start the broker, or mend NEXUS_BROKERS of the planes (`make up` starts what is missing); commands go on meanwhile, the view lags"
     } else if of("redis") {
         "start Redis, or mend NEXUS_REDIS_URL of the data plane (`make up` starts what is missing)"

@@ -6,7 +6,7 @@ use contract::json::{Json, write_string};
 use contract::query::Resource;
 use http::Method;
 
-use super::args::KeyCommand;
+use super::args::identities::KeyCommand;
 use super::client::{Call, Client, segment};
 use super::error::CliError;
 use super::output::{Format, parse, table, text_of};

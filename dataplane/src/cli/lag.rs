@@ -2,151 +2,156 @@
 
 use std::io::{self, Write as _};
 
-use contract::json::{Json, write_string};
+use serde::{Deserialize, Serialize};
 
 use super::args::LagArgs;
 use super::client::{Call, Client};
 use super::error::CliError;
-use super::output::{Format, Items, clean, parse, scalar, table};
+use super::output::{Format, Items, clean, parse, table};
 use super::terminal::{Screen, can_redraw, note};
 
-/// What `/v1/status` says about lag, in words of our own: text as it was spelled.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What `/v1/status` says, as far as it is shown; members that are not there are left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Lag {
-    /// One of each partition.
-    pub partitions: Vec<Partition>,
-    /// How fresh the view is, such as `12 ms`.
-    pub freshness: Option<String>,
-    /// Latency to consistency of the watermarks, such as `p50 2.1 ms, p99 6 ms`.
-    pub l2c: Option<String>,
-    /// The generation of the view.
-    pub generation: Option<String>,
+    ready: Option<bool>,
+    reason: Option<String>,
+    partitions: Vec<Partition>,
+    freshness: Option<Freshness>,
+    watermark_l2c: Latency,
+    dead_letters: DeadLetters,
 }
 
-/// The lag of one partition.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Partition {
-    /// Its number.
-    pub partition: String,
-    /// The epoch it is in.
-    pub epoch: Option<String>,
-    /// The last number that is applied.
-    pub applied: Option<String>,
-    /// The last number that there is.
-    pub end: Option<String>,
-    /// Events between the two.
-    pub lag: Option<String>,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Partition {
+    partition: Option<serde_json::Value>,
+    ready: Option<bool>,
+    generation: Option<u64>,
+    epoch: Option<u64>,
+    checkpoint: Option<Place>,
+    log_end: Option<Place>,
+    lag_events: Option<u64>,
+    state: Option<String>,
+    detail: Option<String>,
 }
 
-/// The first of `places` that holds a scalar; a place may lead through objects, by dots.
-fn find(json: &Json<'_>, places: &[&str]) -> Option<String> {
-    places.iter().find_map(|place| {
-        let value = place.split('.').try_fold(json, |json, name| json.get(name))?;
-        match value {
-            Json::Number(_) | Json::Bool(_) | Json::String(_) => Some(scalar(value)),
-            _ => None,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Place {
+    seq: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Freshness {
+    seconds: f64,
+    silent: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Latency {
+    count: u64,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DeadLetters {
+    parked: u64,
+}
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    partition: String,
+    state: String,
+    generation: Option<u64>,
+    epoch: Option<u64>,
+    applied: Option<u64>,
+    end: Option<u64>,
+    lag: Option<u64>,
+    detail: Option<&'a str>,
+}
+
+impl Partition {
+    fn row(&self, index: usize) -> Row<'_> {
+        let partition = match &self.partition {
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => index.to_string(),
+        };
+        let state = match (&self.state, self.ready) {
+            (Some(state), _) if state != "elsewhere" => state.clone(),
+            (_, Some(false)) => "not-ready".to_owned(),
+            _ => "serving".to_owned(),
+        };
+        Row {
+            partition,
+            state,
+            generation: self.generation,
+            epoch: self.epoch,
+            applied: self.checkpoint.as_ref().and_then(|place| place.seq),
+            end: self.log_end.as_ref().and_then(|place| place.seq),
+            lag: self.lag_events,
+            detail: self.detail.as_deref(),
         }
-    })
-}
-
-fn milliseconds(json: &Json<'_>, name: &str) -> Option<String> {
-    let places = [format!("{name}_ms"), format!("{name}.ms"), format!("{name}.age_ms"), format!("{name}.milliseconds")];
-    let places: Vec<&str> = places.iter().map(String::as_str).collect();
-    if let Some(ms) = find(json, &places) {
-        return Some(format!("{ms} ms"));
     }
-    let places = [format!("{name}_s"), format!("{name}_seconds"), format!("{name}.seconds"), format!("{name}.age_s")];
-    let places: Vec<&str> = places.iter().map(String::as_str).collect();
-    find(json, &places).or_else(|| find(json, &[name])).map(|seconds| format!("{seconds} s"))
 }
 
 impl Lag {
-    /// Reads a status document, as far as it is known.
-    #[must_use]
-    pub fn of(status: &Json<'_>) -> Self {
-        let partitions: &[Json<'_>] = match status.get("partitions") {
-            Some(Json::Array(partitions)) => partitions,
-            _ => &[],
-        };
-        let epoch = find(status, &["epoch"]);
-        let partition = |(i, json): (usize, &Json<'_>)| Partition {
-            partition: find(json, &["partition", "id"]).unwrap_or_else(|| i.to_string()),
-            epoch: find(json, &["epoch", "checkpoint.epoch"]).or_else(|| epoch.clone()),
-            applied: find(json, &["checkpoint.seq", "applied_seq", "applied", "seq", "checkpoint"]),
-            end: find(json, &["log_end.seq", "end_seq", "log_end_seq", "log_end", "end"]),
-            lag: find(json, &["lag_events", "lag"]),
-        };
-        let mut freshness = milliseconds(status, "freshness");
-        let silent = find(status, &["silent", "freshness.silent", "freshness_silent"]);
-        if let (Some(text), Some("true")) = (&mut freshness, silent.as_deref()) {
-            text.push_str(" (silent: no watermark for 3 s; is the relay running?)");
-        }
-        let l2c =
-            ["l2c", "l2c_ms", "watermark_l2c", "canary"].iter().find_map(|name| status.get(name)).map(
-                |l2c| match l2c {
-                    Json::Object(members) => {
-                        let known = members
-                            .iter()
-                            .filter(|(_, value)| !matches!(value, Json::Null | Json::Object(_) | Json::Array(_)));
-                        let told = known.map(|(name, value)| match name.value.strip_suffix("_ms") {
-                            Some(name) => format!("{name} {} ms", scalar(value)),
-                            None => format!("{} {}", name.value, scalar(value)),
-                        });
-                        told.collect::<Vec<_>>().join(", ")
-                    }
-                    Json::Null => String::new(),
-                    other => format!("{} ms", scalar(other)),
-                },
-            );
-        Self {
-            partitions: partitions.iter().enumerate().map(partition).collect(),
-            freshness,
-            l2c: l2c.filter(|text| !text.is_empty()),
-            generation: find(status, &["generation", "generation.serving", "generation.id", "view.generation"]),
-        }
+    /// Reads a status document.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn of(body: &[u8]) -> Result<Self, CliError> {
+        serde_json::from_slice(body)
+            .map_err(|error| CliError::Failed(format!("the answer of /v1/status can't be read: {error}")))
     }
 
-    /// The events that are not applied yet, all partitions together.
+    /// Why the view can't be read, if it can't.
     #[must_use]
-    pub fn total(&self) -> Option<u64> {
-        self.partitions.iter().map(|one| one.lag.as_ref()?.parse::<u64>().ok()).sum()
+    pub fn unreadable(&self) -> Option<String> {
+        let reason = || self.reason.clone().unwrap_or_else(|| "the view is not ready".to_owned());
+        (self.ready == Some(false)).then(reason)
+    }
+
+    /// Whether no watermark has come for 3 s.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.freshness.as_ref().is_none_or(|freshness| freshness.silent)
+    }
+
+    /// How many events are parked.
+    #[must_use]
+    pub fn parked(&self) -> u64 {
+        self.dead_letters.parked
     }
 
     /// What stands below the table.
     #[must_use]
     pub fn summary(&self) -> String {
-        let total = self.total().map(|total| format!("lag {total} events"));
-        let told = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name} {value}"));
-        let parts = [
-            total,
-            told("freshness", &self.freshness),
-            told("latency to consistency", &self.l2c),
-            told("generation", &self.generation),
-        ];
-        clean(&parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
-    }
-}
-
-impl Partition {
-    fn json(&self) -> String {
-        let mut out = String::from("{\"partition\":");
-        let mut value = |text: Option<&String>| match text {
-            Some(text) if text.parse::<f64>().is_ok() => out.push_str(text),
-            Some(text) => write_string(&mut out, text),
-            None => out.push_str("null"),
-        };
-        value(Some(&self.partition));
-        let members = [("epoch", &self.epoch), ("applied", &self.applied), ("end", &self.end), ("lag", &self.lag)];
-        for (name, text) in members {
-            out.push_str(&format!(",\"{name}\":"));
-            match text {
-                Some(text) if text.parse::<f64>().is_ok() => out.push_str(text),
-                Some(text) => write_string(&mut out, text),
-                None => out.push_str("null"),
-            }
+        let mut parts = Vec::new();
+        parts.extend(self.unreadable());
+        // A partition that another process projects has no number here, and the sum none either.
+        if let Some(total) = self.partitions.iter().map(|one| one.lag_events).sum::<Option<u64>>() {
+            parts.push(format!("lag {total} events"));
         }
-        out.push('}');
-        out
+        parts.push(match &self.freshness {
+            None => "freshness unknown: no watermark yet".to_owned(),
+            Some(Freshness { seconds, silent: false }) => format!("freshness {seconds:.3} s"),
+            Some(Freshness { seconds, silent: true }) => format!("silent, the last watermark is {seconds:.1} s old"),
+        });
+        if let (Some(p50), Some(p99)) = (self.watermark_l2c.p50_ms, self.watermark_l2c.p99_ms) {
+            let count = self.watermark_l2c.count;
+            parts.push(format!("latency to consistency p50 {p50:.1} ms, p99 {p99:.1} ms of {count} watermarks"));
+        }
+        if self.parked() > 0 {
+            parts.push(format!("{} events parked as dead letters", self.parked()));
+        }
+        clean(&parts.join("; "))
     }
 }
 
@@ -160,7 +165,7 @@ pub async fn lag(client: &mut Client, format: Format, args: &LagArgs) -> Result<
     loop {
         match client.call(&Call::get("/v1/status")).await {
             Ok(answer) => {
-                let picture = picture(&parse(&answer.body)?, &answer.body, format)?;
+                let picture = picture(&answer.body, format)?;
                 if args.watch && can_redraw() && matches!(format, Format::Table | Format::Wide) {
                     screen.draw(&picture)?;
                 } else {
@@ -182,30 +187,28 @@ pub async fn lag(client: &mut Client, format: Format, args: &LagArgs) -> Result<
     }
 }
 
-fn picture(status: &Json<'_>, body: &[u8], format: Format) -> Result<String, CliError> {
-    let lag = Lag::of(status);
+fn picture(body: &[u8], format: Format) -> Result<String, CliError> {
     let mut out = Vec::new();
-    match format {
-        Format::Table | Format::Wide | Format::Name => {
-            let mut items = Items::list(&mut out, format, table::PARTITIONS);
-            if format == Format::Name {
-                let numbers: String = lag.partitions.iter().map(|one| format!("{}\n", one.partition)).collect();
-                return Ok(numbers);
-            }
-            for partition in &lag.partitions {
-                items.push(&parse(partition.json().as_bytes())?)?;
-            }
-            items.finish()?;
-            out.extend_from_slice(lag.summary().as_bytes());
-            out.push(b'\n');
-        }
-        // Programs get all that the server said.
-        Format::Json | Format::Jsonl | Format::Yaml => {
-            let mut items = Items::one(&mut out, format, table::PARTITIONS);
-            items.push(&parse(body)?)?;
-            items.finish()?;
-        }
+    // Programs get all that the server said.
+    if matches!(format, Format::Json | Format::Jsonl | Format::Yaml) {
+        let mut items = Items::one(&mut out, format, table::PARTITIONS);
+        items.push(&parse(body)?)?;
+        items.finish()?;
+        return Ok(String::from_utf8_lossy(&out).into_owned());
     }
+    let lag = Lag::of(body)?;
+    let rows: Vec<Row<'_>> = lag.partitions.iter().enumerate().map(|(i, one)| one.row(i)).collect();
+    if format == Format::Name {
+        return Ok(rows.iter().map(|row| format!("{}\n", row.partition)).collect());
+    }
+    let mut items = Items::list(&mut out, format, table::PARTITIONS);
+    for row in &rows {
+        let text = serde_json::to_vec(row).map_err(|error| CliError::Failed(error.to_string()))?;
+        items.push(&parse(&text)?)?;
+    }
+    items.finish()?;
+    out.extend_from_slice(lag.summary().as_bytes());
+    out.push(b'\n');
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
@@ -215,15 +218,15 @@ mod tests {
 
     #[test]
     fn lag_is_read_from_the_status() {
-        let text = r#"{"epoch":1790000000000,"generation":7,"freshness":{"seconds":0.012,"silent":true},"l2c":{"p50_ms":2.1,"p99_ms":6},
-            "partitions":[{"partition":0,"checkpoint":{"seq":10,"epoch":5},"log_end":12,"lag":2},{"partition":1,"applied":3,"end":3,"lag":0}]}"#;
-        let json = Json::parse(text.as_bytes()).expect("JSON");
-        let lag = Lag::of(&json);
-        assert_eq!(lag.partitions[0].json(), r#"{"partition":0,"epoch":5,"applied":10,"end":12,"lag":2}"#);
-        assert_eq!(lag.partitions[1].json(), r#"{"partition":1,"epoch":1790000000000,"applied":3,"end":3,"lag":0}"#);
-        assert_eq!(lag.total(), Some(2));
-        let summary = lag.summary();
-        assert!(summary.contains("freshness 0.012 s (silent") && summary.contains("p50 2.1 ms, p99 6 ms"), "{summary}");
-        assert_eq!(Lag::of(&Json::Null), Lag::default());
+        let body = br#"{"ready":true,"reason":null,"freshness":{"seconds":4.5,"silent":true},"watermark_l2c":{"count":3,"p50_ms":2.14,"p99_ms":6.0},
+            "partitions":[{"partition":"s0","ready":true,"generation":1,"epoch":5,"checkpoint":{"seq":10},"log_end":{"seq":12,"offset":13},"lag_events":2,"state":"serving"},
+            {"partition":"s1","ready":false,"state":"elsewhere","checkpoint":null}],"dead_letters":{"parked":1}}"#;
+        let text = picture(body, Format::Table).expect("a status");
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["s0", "serving", "10", "12", "2"]);
+        assert_eq!(lines[2], ["s1", "not-ready", "-", "-", "-"]);
+        let expected = "silent, the last watermark is 4.5 s old; latency to consistency p50 2.1 ms, p99 6.0 ms of 3 watermarks; 1 events parked as dead letters";
+        assert_eq!(text.lines().last(), Some(expected));
+        assert!(Lag::of(b"{}").expect("empty").is_silent() && Lag::of(b"x").is_err());
     }
 }

@@ -27,7 +27,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use contract::query::Resource;
 
-use args::{Cli, Command, Connection, IdentityCommand};
+use args::identities::IdentityCommand;
+use args::{Cli, Command, Connection};
 use client::{Client, Plane};
 use error::CliError;
 use output::Format;

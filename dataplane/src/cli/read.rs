@@ -7,7 +7,8 @@ use contract::json::Json;
 use contract::query::{LIMIT_MAX, Resource};
 use http::HeaderName;
 
-use super::args::{Consistency, ExportArgs, Filters, GetArgs, IdentityExportArgs, IdentityListArgs, ListArgs, Paging};
+use super::args::identities::{IdentityExportArgs, IdentityListArgs};
+use super::args::{Consistency, ExportArgs, Filters, GetArgs, ListArgs, Paging};
 use super::client::{Answer, Call, Client, NEXUS_TOKEN, segment};
 use super::error::CliError;
 use super::output::table::Column;

@@ -112,17 +112,23 @@ pub async fn status(planes: &mut Planes, format: Format) -> Result<(), CliError>
 
 /// How far the view is behind.
 pub async fn view(client: &mut Client) -> Check {
-    let behind = async {
-        let answer = client.call(&Call::get("/v1/status")).await?;
-        Ok::<_, CliError>(Lag::of(&parse(&answer.body)?))
-    };
+    const NAME: &str = "view";
+    let behind = async { Lag::of(&client.call(&Call::get("/v1/status")).await?.body) };
     match behind.await {
-        Ok(lag) if lag.freshness.as_ref().is_some_and(|text| text.contains("silent")) => Check::warn(
-            "view",
+        Err(error) => Check::fail(NAME, error.to_string(), ""),
+        Ok(lag) if lag.unreadable().is_some() => {
+            Check::fail(NAME, lag.summary(), "wait while it is filled: `nexus-cli lag --watch` shows how far it is")
+        }
+        Ok(lag) if lag.is_silent() => Check::warn(
+            NAME,
             lag.summary(),
-            "no relay carries events: is a control plane running, and is the broker there?",
+            "no relay brings events: is a control plane running, and is the broker there?",
         ),
-        Ok(lag) => Check::ok("view", lag.summary()),
-        Err(error) => Check::fail("view", error.to_string(), ""),
+        Ok(lag) if lag.parked() > 0 => Check::warn(
+            NAME,
+            lag.summary(),
+            "look into the topic nexus.dead-letters: every record there says why it was parked",
+        ),
+        Ok(lag) => Check::ok(NAME, lag.summary()),
     }
 }

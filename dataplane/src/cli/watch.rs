@@ -12,7 +12,8 @@ use http::header::ACCEPT;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::args::{IdentityWatchArgs, WatchArgs, WatchHow};
+use super::args::identities::IdentityWatchArgs;
+use super::args::{WatchArgs, WatchHow};
 use super::client::{Call, Client};
 use super::error::CliError;
 use super::output::{Format, Items, clean, parse, text_of, yaml};

@@ -10,9 +10,8 @@ use contract::query::Resource;
 use http::Method;
 use http::header::IF_MATCH;
 
-use super::args::{
-    CreateArgs, CreateIdentityArgs, DeleteArgs, IdentityMembers, Sending, UpdateArgs, UpdateIdentityArgs,
-};
+use super::args::identities::{CreateIdentityArgs, IdentityMembers, UpdateIdentityArgs};
+use super::args::{CreateArgs, DeleteArgs, Sending, UpdateArgs};
 use super::client::{Answer, Call, Client, IDEMPOTENCY_KEY};
 use super::error::CliError;
 use super::output::{Format, parse, text_of};

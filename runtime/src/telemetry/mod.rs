@@ -28,16 +28,21 @@ pub enum TelemetryError {
 /// # Errors
 /// One of the two settings is malformed, or logging runs already.
 pub fn init() -> Result<(), TelemetryError> {
-    let filter = match std::env::var("NEXUS_LOG") {
-        Ok(text) if !text.is_empty() => EnvFilter::try_new(text)?,
-        _ => EnvFilter::new("info"),
-    };
-    let format = std::env::var("NEXUS_LOG_FORMAT").unwrap_or_default();
+    let setting = |name| std::env::var(name).unwrap_or_default();
+    init_with(&setting("NEXUS_LOG"), &setting("NEXUS_LOG_FORMAT"))
+}
+
+/// Starts logging to standard error with this filter (empty: `info`) and format (empty: `human`).
+///
+/// # Errors
+/// One of the two is malformed, or logging runs already.
+pub fn init_with(filter: &str, format: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(if filter.is_empty() { "info" } else { filter })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format.as_str() {
+    match format {
         "" | "human" => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         "json" => builder.json().flatten_event(true).try_init(),
-        _ => return Err(TelemetryError::Format(format)),
+        other => return Err(TelemetryError::Format(other.to_owned())),
     }
     .map_err(TelemetryError::Installed)
 }

@@ -125,10 +125,17 @@ impl<W: Write> Items<W> {
     /// # Errors
     /// The output is gone.
     pub fn flush(&mut self) -> Result<(), CliError> {
-        let text = self.table.settle();
+        let text = self.settled();
         self.out.write_all(text.as_bytes())?;
         self.out.flush()?;
         Ok(())
+    }
+
+    fn settled(&mut self) -> String {
+        match self.format {
+            Format::Table | Format::Wide => self.table.settle(),
+            _ => String::new(),
+        }
     }
 
     /// Writes what belongs at the end. Returns how many items there were.
@@ -142,7 +149,7 @@ impl<W: Write> Items<W> {
             (Format::Yaml, 0, false) => "[]\n",
             _ => "",
         };
-        let text = self.table.settle();
+        let text = self.settled();
         self.out.write_all(text.as_bytes())?;
         self.out.write_all(tail.as_bytes())?;
         self.out.flush()?;

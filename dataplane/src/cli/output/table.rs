@@ -81,11 +81,14 @@ pub static KEYS: &[Column] = &[
 
 /// The columns of partitions and their lag.
 pub static PARTITIONS: &[Column] = &[
-    column("PARTITION", "partition", Show::Number, false),
+    column("PARTITION", "partition", Show::Text, false),
+    column("STATE", "state", Show::Text, false),
+    column("GENERATION", "generation", Show::Number, true),
     column("EPOCH", "epoch", Show::Number, true),
     column("APPLIED", "applied", Show::Number, false),
     column("END", "end", Show::Number, false),
     column("LAG", "lag", Show::Number, false),
+    column("DETAIL", "detail", Show::Text, true),
 ];
 
 /// The columns of checks and of what they found.

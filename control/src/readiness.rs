@@ -1,0 +1,134 @@
+//! What `/readyz` answers: ready when Postgres is there, degraded where events do not get through.
+//!
+//! *Input*: a ping of Postgres every [`PING_EVERY`], the relay's status. *Output*: a [`Readiness`] at any
+//! moment, without waiting. *Bound*: one ping at a time. *On shutdown*: dropped, the pings stop.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use runtime::http::wellknown::{Check, Readiness, Status};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::relay_status::{RelayState, RelayStatus};
+use crate::store::{Store, StoreError};
+
+/// Between two pings of Postgres.
+const PING_EVERY: Duration = Duration::from_millis(500);
+/// How long a ping may take before Postgres counts as away.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A relay that streams but has not published a watermark for so long does not get through to the broker.
+const WATERMARK_LATE_MS: i64 = 3_000;
+
+/// Watches what readiness depends on. It stops when it is dropped.
+#[derive(Debug)]
+pub struct ReadinessWatch {
+    postgres: watch::Receiver<Check>,
+    relay: watch::Receiver<RelayStatus>,
+    task: JoinHandle<()>,
+}
+
+impl ReadinessWatch {
+    /// Begins to watch. Must be called within a runtime.
+    #[must_use]
+    pub fn start(store: Store, relay: watch::Receiver<RelayStatus>) -> Self {
+        let (sender, postgres) = watch::channel(Check { ok: false, detail: "not asked yet".to_owned() });
+        let task = tokio::spawn(async move {
+            loop {
+                sender.send_replace(ping(&store).await);
+                tokio::time::sleep(PING_EVERY).await;
+            }
+        });
+        Self { postgres, relay, task }
+    }
+
+    /// Readiness now.
+    #[must_use]
+    pub fn now(&self) -> Readiness {
+        combine(self.postgres.borrow().clone(), &self.relay.borrow())
+    }
+}
+
+impl Drop for ReadinessWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn ping(store: &Store) -> Check {
+    // In a task of its own: a statement must not be dropped midway when it is late.
+    let store = store.clone();
+    let answer = tokio::spawn(async move { store.ping().await });
+    let detail = match tokio::time::timeout(PING_TIMEOUT, answer).await {
+        Ok(Ok(Ok(()))) => return Check { ok: true, detail: "answers".to_owned() },
+        Ok(Ok(Err(StoreError::Away(error)))) => format!("away: {error}"),
+        Ok(Ok(Err(StoreError::Unmigrated))) => "there, but not migrated: run `nexus-control migrate`".to_owned(),
+        Ok(Ok(Err(StoreError::Fault(error)))) => format!("there, but not usable: {error}"),
+        Ok(Err(_)) => "the ping broke".to_owned(),
+        Err(_) => format!("no answer within {} ms", PING_TIMEOUT.as_millis()),
+    };
+    Check { ok: false, detail }
+}
+
+fn combine(postgres: Check, relay: &RelayStatus) -> Readiness {
+    let relay = relay_check(relay);
+    let status = match (postgres.ok, relay.ok) {
+        (true, true) => Status::Ready,
+        (true, false) => Status::Degraded,
+        (false, _) => Status::Unavailable,
+    };
+    Readiness { status, checks: BTreeMap::from([("postgres", postgres), ("relay", relay)]) }
+}
+
+fn relay_check(relay: &RelayStatus) -> Check {
+    let late = relay.watermark_age_ms().filter(|age| relay.state == RelayState::Streaming && *age > WATERMARK_LATE_MS);
+    let mut detail = match relay.state {
+        RelayState::Standby => "standby: another process relays".to_owned(),
+        RelayState::Streaming => "streaming".to_owned(),
+        state => format!("{state}: commands are accepted, their events wait"),
+    };
+    if !relay.detail.is_empty() {
+        detail = format!("{detail}; {}", relay.detail);
+    }
+    if let Some(age) = late {
+        detail = format!("{detail}; no watermark for {age} ms");
+    }
+    Check { ok: relay.state.is_fine() && late.is_none(), detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::time::Timestamp;
+
+    fn postgres(ok: bool) -> Check {
+        Check { ok, detail: String::new() }
+    }
+
+    fn relay(state: RelayState, age_ms: i64) -> RelayStatus {
+        let watermark = Some(Timestamp(Timestamp::now().0 - age_ms * 1000));
+        RelayStatus { state, watermark, detail: "why".to_owned(), ..RelayStatus::starting() }
+    }
+
+    #[test]
+    fn only_postgres_makes_it_unavailable_and_a_relay_that_does_not_get_through_degrades() {
+        for (ok, state, age_ms, expected) in [
+            (true, RelayState::Streaming, 0, Status::Ready),
+            (true, RelayState::Standby, 60_000, Status::Ready),
+            (true, RelayState::Streaming, 60_000, Status::Degraded),
+            (true, RelayState::Retrying, 0, Status::Degraded),
+            (true, RelayState::Broken, 0, Status::Degraded),
+            (true, RelayState::Starting, 0, Status::Degraded),
+            (false, RelayState::Streaming, 0, Status::Unavailable),
+        ] {
+            assert_eq!(combine(postgres(ok), &relay(state, age_ms)).status, expected, "{ok} {state} {age_ms}");
+        }
+    }
+
+    #[test]
+    fn a_broken_relay_says_why() {
+        let readiness = combine(postgres(true), &relay(RelayState::Broken, 0));
+        let check = &readiness.checks["relay"];
+        assert!(check.detail.contains("broken") && check.detail.contains("why"), "{}", check.detail);
+    }
+}

@@ -1,0 +1,157 @@
+//! A migrated database of its own for a test, and what its WAL carries.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub mod proxy;
+
+use std::time::Instant;
+
+use contract::command::{CreateSignal, PatchSignal, Precondition, SignalCommand};
+use contract::event::{Change, EVENT_PREFIX, Event};
+use contract::identity::Role;
+use contract::partition::Topic;
+use contract::signal::{Payload, Priority};
+use control::batcher::CommandMetrics;
+use control::migrate::migrate_tables;
+use control::request::{Answer, Caller, Idempotency, Refusal, Request, Work};
+use control::store::{Store, StoreSettings};
+use infrastructure::{Namespace, TestStack};
+use serde_json::Value;
+use sqlx::{Connection, Executor, PgConnection, Row};
+use uuid::Uuid;
+
+pub const PARTITIONS: u16 = 4;
+
+/// A database with tables, an epoch and a slot.
+pub struct Place {
+    pub namespace: Namespace,
+    pub store: Store,
+}
+
+/// An event that the WAL carries, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emitted {
+    pub topic: Topic,
+    pub id: Uuid,
+    pub change: Change,
+    pub version: u64,
+    pub traceparent: String,
+    pub value: Vec<u8>,
+}
+
+impl Place {
+    pub async fn new(name: &str) -> Self {
+        let namespace = TestStack::shared().await.namespace(name).await;
+        migrate_tables(&namespace.database_admin_url(), &namespace.database_url()).await.expect("migrated");
+        let mut admin = PgConnection::connect(&namespace.database_admin_url()).await.expect("the superuser");
+        let slot = sqlx::query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')").bind(namespace.slot());
+        slot.execute(&mut admin).await.expect("a slot");
+        let row = "INSERT INTO nexus.epoch (epoch, history, system, first_lsn) VALUES (1000, 900, 'x', '0/0')";
+        admin.execute(row).await.expect("an epoch");
+        let store = store(&namespace.database_url());
+        Self { namespace, store }
+    }
+
+    pub async fn admin(&self) -> PgConnection {
+        PgConnection::connect(&self.namespace.database_admin_url()).await.expect("the superuser")
+    }
+
+    /// The events in the WAL, in commit order.
+    pub async fn events(&self) -> Vec<Emitted> {
+        let peek = "SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL,
+                    'proto_version', '1', 'publication_names', 'nexus', 'messages', 'true')";
+        let rows = sqlx::query(peek).bind(self.namespace.slot()).fetch_all(&mut self.admin().await).await.unwrap();
+        rows.iter().filter_map(|row| emitted(row.get("data"))).collect()
+    }
+
+    /// The rows of all signals, rendered, by id.
+    pub async fn rows(&self) -> Vec<(Uuid, Vec<u8>)> {
+        let ids = sqlx::query("SELECT id FROM nexus.signals ORDER BY id").fetch_all(&mut self.admin().await).await;
+        let mut rows = Vec::new();
+        for row in ids.unwrap() {
+            let id: Uuid = row.get("id");
+            match self.store.load_signal(id).await.unwrap() {
+                control::store::Lookup::Found { body, .. } => rows.push((id, body.to_vec())),
+                other => panic!("{id}: {other:?}"),
+            }
+        }
+        rows
+    }
+
+    pub async fn run(&self, work: Work) -> Answer {
+        self.try_run(request(work)).await.expect("an answer")
+    }
+
+    pub async fn try_run(&self, request: Request) -> Result<Answer, Refusal> {
+        self.store.execute(&[request], Instant::now()).await.remove(0)
+    }
+
+    /// A new signal's id.
+    pub async fn create(&self, title: &str) -> Uuid {
+        id_of(&self.run(create(title)).await)
+    }
+}
+
+pub fn store(url: &str) -> Store {
+    Store::new(StoreSettings::new(url, PARTITIONS), metrics()).expect("a URL")
+}
+
+pub fn metrics() -> CommandMetrics {
+    CommandMetrics::register(&prometheus::Registry::new()).expect("the first of their names")
+}
+
+/// A logical message of pgoutput: 'M', flags, LSN, prefix, length, content (protocol-logicalrep-message-formats).
+fn emitted(data: &[u8]) -> Option<Emitted> {
+    if data.first() != Some(&b'M') {
+        return None;
+    }
+    let rest = &data[1 + 1 + 8..];
+    let end = rest.iter().position(|b| *b == 0).expect("a prefix");
+    if &rest[..end] != EVENT_PREFIX.as_bytes() {
+        return None;
+    }
+    let content = &rest[end + 1 + 4..];
+    let Event { topic, id, change, version, traceparent, value, .. } = Event::decode(content).expect("an event");
+    Some(Emitted { topic, id, change, version, traceparent: traceparent.into(), value: value.into() })
+}
+
+pub fn caller() -> Caller {
+    Caller { identity: Uuid::from_u128(42), key: Uuid::from_u128(43), role: Role::Admin }
+}
+
+pub fn request(work: Work) -> Request {
+    Request {
+        caller: caller(),
+        request_id: "test".into(),
+        traceparent: String::new(),
+        idempotency: None,
+        work,
+        bytes: 100,
+    }
+}
+
+pub fn keyed(work: Work, key: &str, fingerprint: u8) -> Request {
+    let idempotency = Some(Idempotency { key: key.into(), fingerprint: [fingerprint; 32] });
+    Request { idempotency, ..request(work) }
+}
+
+pub fn creation(title: &str) -> SignalCommand {
+    let payload = Payload::from_stored(r#"{"n":1.50}"#.into());
+    SignalCommand::Create(CreateSignal { title: title.into(), priority: Priority::Normal, payload, target: None })
+}
+
+pub fn create(title: &str) -> Work {
+    Work::Signal(creation(title))
+}
+
+pub fn retitle(id: Uuid, title: &str, precondition: Precondition) -> SignalCommand {
+    SignalCommand::Update(id, PatchSignal { title: Some(title.into()), ..PatchSignal::default() }, precondition)
+}
+
+pub fn json(answer: &Answer) -> Value {
+    serde_json::from_slice(&answer.body).expect("JSON")
+}
+
+pub fn id_of(answer: &Answer) -> Uuid {
+    json(answer)["id"].as_str().expect("an id").parse().expect("a UUID")
+}

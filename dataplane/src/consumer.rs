@@ -1,0 +1,190 @@
+//! Stage 6: a partition of the log as a stream of records, from any offset.
+//!
+//! The serving loops share one client; a fill has one of its own. Offsets come from the view, never from
+//! the broker: the group is only where exporters read how far we are (`membership.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::partition::Partition;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
+use rdkafka::consumer::{Consumer, DefaultConsumerContext, MessageStream, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::settings::ProjectSettings;
+
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What every client of ours is told.
+#[must_use]
+pub fn base_config(settings: &ProjectSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", "nexus-dataplane")
+        .set("socket.nagle.disable", "true")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("topic.metadata.refresh.interval.ms", "60000");
+    config
+}
+
+/// One client that reads any number of partitions, each into a queue of its own.
+#[derive(Clone)]
+pub struct LogClient {
+    consumer: Arc<StreamConsumer>,
+    prefix: String,
+}
+
+impl LogClient {
+    /// A client; nothing is connected yet. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// The settings are refused.
+    pub fn new(settings: &ProjectSettings) -> KafkaResult<Self> {
+        let consumer: StreamConsumer = base_config(settings)
+            .set("group.id", settings.group())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Every record is a committed fact; what an aborted transaction leaves is repeated with the same number.
+            .set("isolation.level", "read_uncommitted")
+            // Out of range means that the view and the log are not of one piece: fill, never skip.
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
+            .set("fetch.min.bytes", "1")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.error.backoff.ms", "50")
+            // The default is a hidden stall of 1 s when the local queue was full.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("queued.min.messages", "20000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.message.max.bytes", "8388608")
+            .set("check.crcs", "false")
+            .create()?;
+        let consumer = Arc::new(consumer);
+        let main = Arc::downgrade(&consumer);
+        tokio::spawn(async move {
+            // The client's own queue has to be drained: it carries errors, never records.
+            loop {
+                let Some(consumer) = main.upgrade() else { return };
+                let waited = tokio::time::timeout(Duration::from_secs(1), consumer.recv()).await;
+                match waited {
+                    Err(_) => {}
+                    Ok(Ok(_)) => tracing::error!("a record came outside of its partition's queue"),
+                    Ok(Err(error)) => tracing::debug!(%error, "the broker's client reports"),
+                }
+            }
+        });
+        Ok(Self { consumer, prefix: settings.topic_prefix.clone() })
+    }
+
+    /// Reads a partition from `offset` on. One reader per client and partition.
+    ///
+    /// # Errors
+    /// The client refuses.
+    pub fn open(&self, partition: Partition, offset: Offset) -> KafkaResult<PartitionReader> {
+        let name = format!("{}{}", self.prefix, partition.topic.name());
+        self.open_named(&name, i32::from(partition.index), offset)
+    }
+
+    /// Reads partition `index` of any topic.
+    ///
+    /// # Errors
+    /// The client refuses.
+    pub fn open_named(&self, topic: &str, index: i32, offset: Offset) -> KafkaResult<PartitionReader> {
+        // The queue is split off first, so that no record of it comes out of the client's own queue.
+        let queue = self.consumer.split_partition_queue(topic, index);
+        let queue = queue.ok_or_else(|| KafkaError::Subscription(format!("{topic} has no partition {index}")))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, index, offset)?;
+        self.consumer.incremental_assign(&list)?;
+        Ok(PartitionReader { consumer: Arc::clone(&self.consumer), queue, topic: topic.to_owned(), index })
+    }
+
+    /// First offset and log end of a partition, aborted and open transactions included.
+    ///
+    /// # Errors
+    /// The broker is away or does not know the partition.
+    pub async fn bounds(&self, partition: Partition) -> KafkaResult<(i64, i64)> {
+        let name = format!("{}{}", self.prefix, partition.topic.name());
+        let consumer = Arc::clone(&self.consumer);
+        let ask = move || consumer.fetch_watermarks(&name, i32::from(partition.index), ASK_TIMEOUT);
+        tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+    }
+
+    /// How many partitions a topic has; 0 where it is not there.
+    ///
+    /// # Errors
+    /// The broker is away.
+    pub async fn partitions(&self, topic: &str) -> KafkaResult<usize> {
+        let consumer = Arc::clone(&self.consumer);
+        let topic = topic.to_owned();
+        let ask = move || {
+            let metadata = consumer.fetch_metadata(Some(&topic), ASK_TIMEOUT)?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+            Ok(found.map_or(0, |found| found.partitions().len()))
+        };
+        tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+    }
+}
+
+/// The records of one partition. Dropping it ends the reading.
+pub struct PartitionReader {
+    consumer: Arc<StreamConsumer>,
+    queue: StreamPartitionQueue<DefaultConsumerContext>,
+    topic: String,
+    index: i32,
+}
+
+impl PartitionReader {
+    /// The records, and [`KafkaError::PartitionEOF`] each time the log's end is reached.
+    pub fn stream(&self) -> MessageStream<'_, DefaultConsumerContext> {
+        self.queue.stream()
+    }
+}
+
+impl Drop for PartitionReader {
+    fn drop(&mut self) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, self.index);
+        if let Err(error) = self.consumer.incremental_unassign(&list) {
+            tracing::debug!(%error, topic = self.topic, partition = self.index, "could not let go of a partition");
+        }
+    }
+}
+
+/// How long the log keeps what it may take away.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// `min.compaction.lag.ms`: younger records are never compacted away.
+    pub compaction_lag_ms: i64,
+    /// `delete.retention.ms`: a delete may be gone when it is older.
+    pub delete_ms: i64,
+}
+
+impl Retention {
+    /// What the broker says of `topic`; where it does not tell, the setting and Kafka's default.
+    pub async fn of(settings: &ProjectSettings, topic: &str) -> Self {
+        let mut retention = Self { compaction_lag_ms: settings.compaction_lag_ms, delete_ms: 24 * 3600 * 1000 };
+        let admin: KafkaResult<AdminClient<DefaultClientContext>> = base_config(settings).create();
+        let Ok(admin) = admin else { return retention };
+        let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
+        match admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
+            Ok(resources) => {
+                for resource in resources.into_iter().flatten() {
+                    let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
+                    retention.compaction_lag_ms =
+                        number("min.compaction.lag.ms").unwrap_or(retention.compaction_lag_ms);
+                    retention.delete_ms = number("delete.retention.ms").unwrap_or(retention.delete_ms);
+                }
+            }
+            Err(error) => tracing::warn!(%error, topic, "the broker does not tell the topic's settings"),
+        }
+        retention
+    }
+}

@@ -1,0 +1,597 @@
+//! The loop of one partition: from the checkpoint in the view to the log's end, and on.
+//!
+//! *Input*: the partition's records. *Output*: batches in the view, dead letters. *Bound*: one batch in
+//! flight and one that grows meanwhile ([`Bounds`]). *On shutdown*: the batch in flight is waited for; all
+//! else is read again by whoever comes next.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use contract::partition::Partition;
+use contract::position::Position;
+use futures_util::{FutureExt, StreamExt};
+use rdkafka::Offset;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::consumer::{LogClient, PartitionReader, Retention};
+use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::gather::{Gather, Hole, Offered, document};
+use crate::generation::{blank, needs_end, next_number, resume_offset};
+use crate::metrics;
+use crate::projector::{Batch, Bounds, Point};
+use crate::rebuild::Rebuilder;
+use crate::redis_link::{LinkError, Redis};
+use crate::status::{PartitionStatus, ProjectorStatus, State};
+use crate::verify::{self, Verdict};
+use crate::view::header::Header;
+use crate::view::keys::Keys;
+use crate::view::{ApplyCall, Outcome, Target, View, ViewError, now_ms};
+use crate::watermarks::Newest;
+
+/// Between two tries while Redis or the broker is away: doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(1000));
+/// How often an idle line looks whether its header has to change.
+const TICK: Duration = Duration::from_millis(500);
+/// An idle partition's header tells at least so often that it is current.
+const STILL_HERE_MS: u64 = 60_000;
+/// A fill that was dropped is begun again after so long.
+const REFILL: Duration = Duration::from_secs(60);
+/// While somebody flips.
+const HELD_PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a line began again, or ended.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("stopped")]
+    Asked,
+    #[error("the view can't be written")]
+    View(#[from] ViewError),
+    #[error("the log can't be read")]
+    Kafka(#[from] KafkaError),
+    #[error("the header was changed by another")]
+    Changed,
+    #[error("the checkpoint does not fit the log: {0}")]
+    Void(String),
+    #[error("numbers are missing: {0:?}")]
+    Hole(Hole),
+}
+
+impl From<LinkError> for Stop {
+    fn from(error: LinkError) -> Self {
+        Stop::View(error.into())
+    }
+}
+
+/// The loop of one partition.
+pub struct Line {
+    /// The partition.
+    pub partition: Partition,
+    /// The client that reads it.
+    pub log: LogClient,
+    /// Where the view is.
+    pub redis: Redis,
+    /// The names in it.
+    pub keys: Keys,
+    /// The number of partitions of signals.
+    pub partitions: u16,
+    /// The bounds of a batch.
+    pub bounds: Bounds,
+    /// How long the log keeps what it may take away.
+    pub retention: Retention,
+    /// Where poison goes.
+    pub dead_letters: Arc<DeadLetters>,
+    /// The relay's newest records.
+    pub newest: watch::Receiver<Newest>,
+    /// Where it tells how it stands.
+    pub status: Arc<watch::Sender<ProjectorStatus>>,
+    /// Fills generations beside the serving one.
+    pub rebuilder: Rebuilder,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+type Call<'a> = Pin<Box<dyn Future<Output = (ApplyCall, Result<Outcome, ViewError>)> + Send + 'a>>;
+
+/// What one run of the loop remembers for the next.
+#[derive(Default)]
+struct Memory {
+    /// The hole that the run before met.
+    hole: Option<(Point, Point)>,
+    /// The generation that is being filled in place.
+    filling: Option<u64>,
+    /// The generation that is past the record that ends its epoch's opening.
+    ended: Option<u64>,
+    /// The fill beside the serving generation, and when it was begun.
+    beside: Option<(tokio::task::JoinHandle<()>, Instant)>,
+}
+
+impl Line {
+    /// Runs until it is stopped. Whatever goes wrong, it begins again at the checkpoint in the view.
+    pub async fn run(mut self) {
+        let mut memory = Memory::default();
+        let mut pause = BACKOFF.0;
+        loop {
+            let began = Instant::now();
+            let stop = match self.run_once(&mut memory).await {
+                Err(stop) => stop,
+                Ok(never) => match never {},
+            };
+            metrics::REPEATS.inc();
+            if matches!(stop, Stop::Asked) || self.stop.is_cancelled() {
+                break;
+            }
+            self.report(&stop);
+            if began.elapsed() > Duration::from_secs(5) {
+                pause = BACKOFF.0;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(if matches!(stop, Stop::Changed) { HELD_PAUSE } else { pause }) => {}
+            }
+            if !matches!(stop, Stop::Changed) {
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+        self.tell(|status| *status = PartitionStatus { offset: -1, log_end: -1, ..PartitionStatus::default() });
+        metrics::READY.with_label_values(&[&self.partition.to_string()]).set(0);
+    }
+
+    fn report(&self, stop: &Stop) {
+        let cause = std::error::Error::source(stop).map(|cause| {
+            let deeper = cause.source().map(|deeper| format!(": {deeper}")).unwrap_or_default();
+            format!(": {cause}{deeper}")
+        });
+        let reason = format!("{stop}{}", cause.unwrap_or_default());
+        let state = match stop {
+            Stop::View(_) => State::WaitingForRedis,
+            Stop::Kafka(_) => State::WaitingForBroker,
+            Stop::Asked | Stop::Changed | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
+        };
+        tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
+        self.status.send_modify(|status| match stop {
+            Stop::View(_) => status.redis_error = Some(reason.clone()),
+            Stop::Kafka(_) => status.broker_error = Some(reason.clone()),
+            _ => {}
+        });
+        self.tell(|status| {
+            status.state = state;
+            status.reason = Some(reason);
+        });
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut PartitionStatus)) {
+        self.status.send_modify(|status| change(status.partitions.entry(self.partition).or_default()));
+    }
+
+    fn show(&self, header: &Header, state: State) {
+        let label = self.partition.to_string();
+        metrics::READY.with_label_values(&[&label]).set(i64::from(header.ready));
+        self.tell(|status| {
+            let other_epoch = status.epoch != header.epoch;
+            status.state = state;
+            status.generation = header.generation;
+            (status.epoch, status.seq, status.offset) = (header.epoch, header.seq, header.offset);
+            status.ready = header.ready;
+            status.seq_end = if other_epoch { header.seq } else { status.seq_end.max(header.seq) };
+            status.lag = status.seq_end - header.seq;
+            if state == State::Serving {
+                status.reason = None;
+            }
+            metrics::LAG.with_label_values(&[&label]).set(i64::try_from(status.lag).unwrap_or(i64::MAX));
+        });
+    }
+
+    /// The relay's newest position, once the topic of positions has been read to its end.
+    async fn position(&mut self) -> Result<Arc<Position>, Stop> {
+        let known = |newest: &Newest| newest.complete && newest.position.is_some();
+        if !known(&self.newest.borrow()) {
+            self.tell(|status| {
+                status.state = State::WaitingForBroker;
+                status.reason = Some("the relay has written no position yet".to_owned());
+            });
+        }
+        let found = tokio::select! {
+            () = self.stop.cancelled() => return Err(Stop::Asked),
+            found = self.newest.wait_for(known) => found,
+        };
+        // The sender lives as long as the projector.
+        found.ok().and_then(|newest| newest.position.clone()).ok_or(Stop::Asked)
+    }
+
+    /// A fresh connection and the header that this server run may be served with.
+    async fn begin(&mut self, memory: &mut Memory) -> Result<(View, Header), Stop> {
+        let link = self.redis.connect().await?;
+        let mut view = View::open(link, self.keys.clone()).await?;
+        self.status.send_if_modified(|status| status.redis_error.take().is_some());
+        let (stored, header) = view.header(self.partition).await?;
+        let Some(header) = header else {
+            let header = self.fill_in_place(&mut view, &stored, 0, memory).await?;
+            return Ok((view, header));
+        };
+        if memory.filling != Some(header.generation) || header.ready {
+            memory.filling = None;
+        }
+        if header.ready {
+            memory.ended = Some(header.generation);
+        }
+        if !header.ready && memory.filling.is_none() && memory.ended != Some(header.generation) {
+            // Somebody's fill: whether it had passed the end of the opening is not written anywhere.
+            let position = self.position().await?;
+            if position.epoch == header.base && needs_end(&position) {
+                let header = self.fill_in_place(&mut view, &stored, header.generation, memory).await?;
+                return Ok((view, header));
+            }
+            memory.ended = Some(header.generation);
+        }
+        if header.run_id != view.run_id() {
+            // The server may have forgotten what it once acknowledged: nothing is served until everything that is in
+            // the log now is applied again.
+            let new = Header { run_id: view.run_id().to_owned(), ready: false, ..header };
+            return match view.swap(self.partition, &stored, &new).await? {
+                Outcome::Applied(header) => Ok((view, header)),
+                _ => Err(Stop::Changed),
+            };
+        }
+        Ok((view, header))
+    }
+
+    /// Begins a new generation where nothing can be served: `stored` is what stands in the header's place.
+    async fn fill_in_place(
+        &mut self,
+        view: &mut View,
+        stored: &[u8],
+        earlier: u64,
+        memory: &mut Memory,
+    ) -> Result<Header, Stop> {
+        let position = self.position().await?;
+        let new = blank(next_number(earlier), &position, view.run_id(), self.partitions);
+        let mut register = redis::cmd("HSET");
+        register.arg(self.keys.generations(self.partition)).arg(new.generation).arg(0);
+        if earlier > 0 {
+            register.arg(earlier).arg(now_ms());
+        }
+        let () = view.link().query(&register).await?;
+        match view.swap(self.partition, stored, &new).await? {
+            Outcome::Applied(header) => {
+                metrics::FILLS.inc();
+                tracing::info!(partition = %self.partition, generation = header.generation, epoch = header.epoch, "filling");
+                memory.filling = Some(header.generation);
+                memory.ended = (!needs_end(&position)).then_some(header.generation);
+                Ok(header)
+            }
+            _ => Err(Stop::Changed),
+        }
+    }
+
+    async fn run_once(&mut self, memory: &mut Memory) -> Result<std::convert::Infallible, Stop> {
+        let (mut view, header) = self.begin(memory).await?;
+        let filling = memory.filling.is_some() && !header.ready;
+        self.show(&header, if filling { State::Filling } else { State::Verifying });
+        let position = self.position().await?;
+        if header.offset >= 0 && header.applied_ms + u64::try_from(self.retention.delete_ms / 2).unwrap_or(0) < now_ms()
+        {
+            return self
+                .void(&mut view, &header, memory, "the checkpoint is older than deletes are kept for".into())
+                .await;
+        }
+        let (low, log_end) = self.log.bounds(self.partition).await?;
+        self.status.send_if_modified(|status| status.broker_error.take().is_some());
+        self.tell(|status| status.log_end = log_end);
+        let offset = resume_offset(&self.log, self.partition, &header, &position).await?;
+        if header.offset >= 0 && (log_end <= header.offset || low > header.offset) {
+            let why = format!("the log reaches from {low} to {log_end}, the checkpoint is {}", header.offset);
+            return self.void(&mut view, &header, memory, why).await;
+        }
+        let reader = self.log.open(self.partition, Offset::Offset(offset))?;
+        let ended = self.follow(&mut view, &reader, header.clone(), log_end, memory).await;
+        drop(reader);
+        match ended {
+            Stop::Void(why) => self.void(&mut view, &header, memory, why).await,
+            Stop::Hole(hole) => {
+                metrics::HOLES.inc();
+                let same = memory.hole == Some((hole.after, hole.before));
+                memory.hole = Some((hole.after, hole.before));
+                if !same {
+                    return Err(Stop::Hole(hole));
+                }
+                self.void(&mut view, &header, memory, format!("numbers are missing in the log: {hole:?}")).await
+            }
+            Stop::Kafka(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))
+            | Stop::Kafka(KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange)) => {
+                self.void(&mut view, &header, memory, "the checkpoint is out of the log's range".into()).await
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Gives the generation up: 503 until a new one is filled.
+    async fn void(
+        &mut self,
+        view: &mut View,
+        header: &Header,
+        memory: &mut Memory,
+        why: String,
+    ) -> Result<std::convert::Infallible, Stop> {
+        let (stored, now) = view.header(self.partition).await?;
+        if now.as_ref().is_some_and(|now| now.generation != header.generation) {
+            return Err(Stop::Changed);
+        }
+        tracing::error!(partition = %self.partition, generation = header.generation, why, "generation given up");
+        self.fill_in_place(view, &stored, header.generation, memory).await?;
+        Err(Stop::Void(why))
+    }
+
+    /// Applies record after record; returns why it can't go on.
+    async fn follow(
+        &mut self,
+        view: &mut View,
+        reader: &PartitionReader,
+        header: Header,
+        log_end: i64,
+        memory: &mut Memory,
+    ) -> Stop {
+        match self.try_follow(view, reader, header, log_end, memory).await {
+            Ok(never) => match never {},
+            Err(stop) => stop,
+        }
+    }
+
+    async fn try_follow(
+        &mut self,
+        view: &mut View,
+        reader: &PartitionReader,
+        mut header: Header,
+        log_end: i64,
+        memory: &mut Memory,
+    ) -> Result<std::convert::Infallible, Stop> {
+        let mut stream = reader.stream();
+        let filling = memory.filling == Some(header.generation) && !header.ready;
+        let lag_ms = if filling { None } else { Some(self.retention.compaction_lag_ms) };
+        let mut gather = Gather::after(self.partition, header.point(), self.bounds, lag_ms);
+        // Whether the log was read to the end that it had when this run began.
+        let mut at_end = false;
+        if header.offset >= 0 {
+            let checkpoint = header.clone();
+            loop {
+                let next = tokio::select! {
+                    () = self.stop.cancelled() => return Err(Stop::Asked),
+                    next = stream.next() => next,
+                };
+                let verdict = match next {
+                    Some(Ok(message)) => verify::judge(&checkpoint, message, self.partition, lag_ms),
+                    Some(Err(KafkaError::PartitionEOF(_))) => {
+                        Verdict::Void("no record at or after the checkpoint proves it".to_owned())
+                    }
+                    Some(Err(error)) if is_passing(&error) => continue,
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(Stop::Changed),
+                };
+                match verdict {
+                    Verdict::Older => {}
+                    Verdict::Proven => break,
+                    Verdict::ProvenBefore(message) => {
+                        gather.offer(message);
+                        break;
+                    }
+                    Verdict::Void(why) => return Err(Stop::Void(why)),
+                }
+            }
+        }
+        let target = if filling {
+            Target::filling(&self.keys, self.partition, header.generation)
+        } else {
+            Target::serving(&self.keys, self.partition, header.generation)
+        };
+        // A call that failed midway was at most one batch long.
+        let careful_to = Point { epoch: header.epoch, seq: header.seq + self.bounds.records as u64 };
+        let mut writer = view.clone();
+        let mut call: Option<(Call<'_>, Instant, usize, bool)> = None;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let state = |header: &Header| match (header.ready, filling) {
+            (true, _) => State::Serving,
+            (false, true) => State::Filling,
+            (false, false) => State::CatchingUp,
+        };
+        self.show(&header, state(&header));
+        loop {
+            if call.is_none() && !gather.is_empty() {
+                let (batch, dead) = gather.take();
+                self.park(dead).await?;
+                if !batch.is_empty() {
+                    let careful = batch.from < careful_to;
+                    let ready_call = view.apply_call(&target, &batch, careful, document);
+                    let facts = (batch.records, batch.ends_opening);
+                    drop::<Batch<BorrowedMessage<'_>>>(batch);
+                    let mut writer = writer.clone();
+                    let sent = Box::pin(async move {
+                        let answer = writer.apply(&ready_call).await;
+                        (ready_call, answer)
+                    });
+                    call = Some((sent, Instant::now(), facts.0, facts.1));
+                }
+            }
+            if call.is_none() && gather.is_empty() {
+                let reached = at_end || header.offset + 1 >= log_end;
+                if !header.ready && reached {
+                    header = self.try_ready(&mut writer, header, memory).await?;
+                    self.show(&header, state(&header));
+                    if header.ready && filling {
+                        // From here on it serves: entries go into the feed, holes are no longer accepted.
+                        memory.filling = None;
+                        return Err(Stop::Changed);
+                    }
+                }
+            }
+            let room = gather.has_room();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    if let Some((sent, ..)) = call {
+                        let _ = sent.await;
+                    }
+                    return Err(Stop::Asked);
+                }
+                (sent, answer) = async { match &mut call { Some((sent, ..)) => sent.await, None => std::future::pending().await } } => {
+                    let (_, since, records, ends) = call.take().expect("only a call in flight is awaited");
+                    match answer? {
+                        Outcome::Applied(now) => {
+                            metrics::BATCHES.inc();
+                            metrics::EVENTS.inc_by(records as u64);
+                            metrics::BATCH_SECONDS.observe(since.elapsed().as_secs_f64());
+                            if ends {
+                                memory.ended = Some(now.generation);
+                            }
+                            header = now;
+                        }
+                        // Another projector was faster.
+                        Outcome::Already(now) => {
+                            if ends {
+                                memory.ended = Some(now.generation);
+                            }
+                            header = now;
+                        }
+                        Outcome::Held => {
+                            let mut writer = writer.clone();
+                            let again = Box::pin(async move {
+                                tokio::time::sleep(HELD_PAUSE).await;
+                                let answer = writer.apply(&sent).await;
+                                (sent, answer)
+                            });
+                            call = Some((again, since, records, ends));
+                            continue;
+                        }
+                        Outcome::Hole(_) | Outcome::Fenced(_) => return Err(Stop::Changed),
+                    }
+                    self.show(&header, state(&header));
+                }
+                next = stream.next(), if room => {
+                    let mut next = next;
+                    loop {
+                        match next {
+                            Some(Ok(message)) => match gather.offer(message) {
+                                Offered::Hole(hole) => return Err(Stop::Hole(hole)),
+                                Offered::Kept => break,
+                                Offered::Taken | Offered::Repeat => {}
+                            },
+                            Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
+                            Some(Err(error)) if is_passing(&error) => {
+                                self.status.send_modify(|status| status.broker_error = Some(error.to_string()));
+                            }
+                            Some(Err(error)) => return Err(error.into()),
+                            None => return Err(Stop::Changed),
+                        }
+                        if !gather.has_room() {
+                            break;
+                        }
+                        match stream.next().now_or_never() {
+                            Some(waiting) => next = waiting,
+                            None => break,
+                        }
+                    }
+                }
+                _ = tick.tick(), if call.is_none() => {
+                    header = self.look(&mut writer, header).await?;
+                    self.fill_beside_where_due(&header, memory);
+                    self.show(&header, state(&header));
+                }
+            }
+        }
+    }
+
+    /// A generation belongs to one epoch: where the serving one went on into the next, a new one is filled.
+    fn fill_beside_where_due(&self, header: &Header, memory: &mut Memory) {
+        let again = memory.beside.as_ref().is_none_or(|(fill, begun)| fill.is_finished() && begun.elapsed() > REFILL);
+        if header.base >= header.epoch || !again {
+            return;
+        }
+        let position = self.newest.borrow().position.clone();
+        if let Some(position) = position.filter(|position| position.epoch == header.epoch) {
+            let fill = self.rebuilder.clone().fill_told(self.partition, position, Arc::clone(&self.status));
+            memory.beside = Some((tokio::spawn(fill), Instant::now()));
+        }
+    }
+
+    async fn park(&self, dead: Vec<DeadLetter>) -> Result<(), Stop> {
+        for letter in dead {
+            self.dead_letters.park(letter).await?;
+            metrics::DEAD_LETTERS.inc();
+            self.status.send_modify(|status| status.dead_letters += 1);
+        }
+        Ok(())
+    }
+
+    /// What an idle line does now and then: sees that nobody took the header away, that no later history
+    /// began, and says that the partition is current.
+    async fn look(&mut self, view: &mut View, header: Header) -> Result<Header, Stop> {
+        let (stored, now) = view.header(self.partition).await?;
+        let Some(now) = now else { return Err(Stop::Changed) };
+        if now.generation != header.generation || now.run_id != header.run_id || now.point() < header.point() {
+            return Err(Stop::Changed);
+        }
+        let (later_history, seq_end) = {
+            let newest = self.newest.borrow();
+            let position = newest.position.as_ref();
+            let later = position.is_some_and(|position| position.history > now.history);
+            let last = position.filter(|position| position.epoch == now.epoch);
+            (later, last.and_then(|position| position.partitions.get(&self.partition)).map_or(0, |last| last.seq))
+        };
+        self.tell(|status| status.seq_end = status.seq_end.max(seq_end));
+        let stale = now.applied_ms + STILL_HERE_MS < now_ms() && seq_end <= now.seq;
+        if (later_history && now.ready) || stale {
+            let new = Header { ready: now.ready && !later_history, applied_ms: now_ms(), ..now.clone() };
+            return match view.swap(self.partition, &stored, &new).await? {
+                Outcome::Applied(header) => Ok(header),
+                _ => Ok(now),
+            };
+        }
+        Ok(now)
+    }
+
+    /// Sets ready where everything that the log holds is applied; else leaves it.
+    async fn try_ready(&mut self, view: &mut View, header: Header, memory: &Memory) -> Result<Header, Stop> {
+        let position = self.position().await?;
+        let published = position.partitions.get(&self.partition).map_or(0, |last| last.seq);
+        let behind = position.epoch > header.epoch || (position.epoch == header.epoch && published > header.seq);
+        if behind || position.history > header.history || memory.ended != Some(header.generation) {
+            return Ok(header);
+        }
+        let (stored, now) = view.header(self.partition).await?;
+        if now.as_ref() != Some(&header) {
+            return match now {
+                Some(now) if now.generation == header.generation && now.run_id == header.run_id => Ok(now),
+                _ => Err(Stop::Changed),
+            };
+        }
+        let new = Header { ready: true, applied_ms: now_ms(), ..header.clone() };
+        match view.swap(self.partition, &stored, &new).await? {
+            Outcome::Applied(header) => {
+                tracing::info!(partition = %self.partition, generation = header.generation, seq = header.seq, "ready");
+                Ok(header)
+            }
+            _ => Ok(header),
+        }
+    }
+}
+
+/// Whether the client gets over this error by itself.
+fn is_passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error,
+        KafkaError::MessageConsumption(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::Resolve
+        )
+    )
+}

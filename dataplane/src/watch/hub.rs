@@ -1,0 +1,337 @@
+//! From the change feed to the watches of a topic.
+//!
+//! *Input*: entries of the feed. *Output*: one [`Chunk`] for each scope that is watched, shared by its
+//! watches. *Bound*: [`QUEUE`] entries wait; a watch that is [`BEHIND_MAX`] chunks behind is told so and
+//! catches up by the feed. *On shutdown*: ends with the feed.
+//!
+//! With many watches it publishes less often and coalesces more: delivering costs, and a client is
+//! better served by the latest state than by a queue of old ones.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use contract::partition::{Partition, Topic};
+use prometheus::{IntCounter, IntGauge};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::entry::{Change, Entry};
+use super::position::{Mark, Position};
+use super::scope::{Codes, Latest, Scope, Told};
+use crate::feed::Fed;
+use crate::fetch::{Found, ReadError, View};
+use crate::link::Links;
+use crate::view::keys::CODE_NONE;
+
+/// Entries that may wait to be published.
+pub const QUEUE: usize = 1024;
+/// Chunks that a watch may be behind.
+pub const BEHIND_MAX: usize = 128;
+/// Changes that are looked up in one round trip.
+const LOOKUP_MAX: usize = 256;
+/// What delivering to one watch costs, about; publishing keeps this distance per watch.
+const COST_PER_WATCH: Duration = Duration::from_micros(10);
+const PAUSE: Duration = Duration::from_millis(50);
+
+static EVENTS: LazyLock<IntCounter> = LazyLock::new(|| {
+    prometheus::register_int_counter_with_registry!(
+        "nexus_view_watch_events_total",
+        "Events rendered for watches, once per scope",
+        runtime::telemetry::registry()
+    )
+    .expect("registered once")
+});
+pub(super) static OPEN: LazyLock<IntGauge> = LazyLock::new(|| {
+    prometheus::register_int_gauge_with_registry!("nexus_view_watches", "Open watches", runtime::telemetry::registry())
+        .expect("registered once")
+});
+
+/// One event within a chunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Whose.
+    pub id: Uuid,
+    /// The version that it shows.
+    pub version: u64,
+    /// What it tells.
+    pub told: Told,
+    /// Where its bytes end; they begin where those of the one before end.
+    pub end: usize,
+}
+
+/// What the watches of one scope are sent at once.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Where a watch is after it.
+    pub position: Position,
+    /// Set instead of events: start over from the position.
+    pub reset: bool,
+    /// The events' places.
+    pub places: Vec<Place>,
+    /// Their bytes.
+    pub bytes: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// None until the feed was found.
+    position: Option<Position>,
+    scopes: HashMap<Scope, broadcast::Sender<Arc<Chunk>>>,
+}
+
+/// What the watches of one topic share.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    /// The topic.
+    pub topic: Topic,
+    state: Arc<Mutex<State>>,
+}
+
+impl Hub {
+    /// A hub, and where it is fed. [`Hub::run`] it.
+    #[must_use]
+    pub fn new(topic: Topic) -> (Self, mpsc::Sender<Fed>, mpsc::Receiver<Fed>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self { topic, state: Arc::default() }, sender, receiver)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chunks of `scope` from now on, and the position that they go on from; `None` while the view
+    /// has no feed.
+    #[must_use]
+    pub fn join(&self, scope: Scope) -> Option<(broadcast::Receiver<Arc<Chunk>>, Position)> {
+        let mut state = self.lock();
+        let position = state.position.clone()?;
+        let sender = state.scopes.entry(scope).or_insert_with(|| broadcast::channel(BEHIND_MAX).0);
+        Some((sender.subscribe(), position))
+    }
+
+    /// Where a watch is that has taken all chunks of `receiver`; `None` when some are left.
+    #[must_use]
+    pub fn position(&self, receiver: &broadcast::Receiver<Arc<Chunk>>) -> Option<Position> {
+        let state = self.lock();
+        if receiver.is_empty() { state.position.clone() } else { None }
+    }
+
+    /// Publishes what it is fed, until the feed ends.
+    pub async fn run(self, view: Arc<View>, links: Links, mut feed: mpsc::Receiver<Fed>) {
+        let mut fed = Vec::with_capacity(QUEUE);
+        let mut next = Instant::now();
+        // Versions that were told before their entries came, because the document was newer.
+        let mut ahead: HashMap<Uuid, u64> = HashMap::new();
+        loop {
+            tokio::time::sleep_until(next).await;
+            if feed.recv_many(&mut fed, QUEUE).await == 0 {
+                return;
+            }
+            let mut gathered = Gathered::default();
+            let mut reset = None;
+            for one in fed.drain(..) {
+                match one {
+                    Fed::Entry { index, entry } => gathered.add(index, entry),
+                    Fed::Reset(position) => {
+                        gathered = Gathered::default();
+                        reset = Some(position);
+                    }
+                }
+            }
+            if let Some(position) = reset {
+                ahead.clear();
+                self.reset(position);
+            }
+            gathered.changes.retain(|change| match ahead.get(&change.id) {
+                Some(told) if change.version < *told => false,
+                Some(told) if change.version == *told => {
+                    ahead.remove(&change.id);
+                    false
+                }
+                _ => true,
+            });
+            let watches = self.publish(&view, &links, gathered, &mut ahead).await;
+            next = Instant::now() + COST_PER_WATCH * u32::try_from(watches).unwrap_or(u32::MAX);
+        }
+    }
+
+    fn reset(&self, position: Position) {
+        let mut state = self.lock();
+        state.position = Some(position.clone());
+        let chunk = Arc::new(Chunk { position, reset: true, places: Vec::new(), bytes: Bytes::new() });
+        state.scopes.retain(|_, sender| sender.send(Arc::clone(&chunk)).is_ok());
+    }
+
+    /// Returns how many watches there are.
+    async fn publish(&self, view: &View, links: &Links, gathered: Gathered, ahead: &mut HashMap<Uuid, u64>) -> usize {
+        let mut looked: Option<LookedUp> = None;
+        loop {
+            {
+                let mut state = self.lock();
+                state.scopes.retain(|_, sender| sender.receiver_count() > 0);
+                if state.scopes.is_empty() || gathered.changes.is_empty() || looked.is_some() {
+                    return deliver(&mut state, &gathered, &looked.unwrap_or_default().latest);
+                }
+            }
+            // The entries are in the feed, so the documents are in the view: where they can't be read
+            // just now, they can later, and nothing may be left out.
+            match look_up(view, links, self.topic, &gathered.changes).await {
+                Ok(found) => {
+                    let newer = found.latest.iter().filter(|latest| latest.version > latest.named);
+                    ahead.extend(newer.map(|latest| (latest.id, latest.version)));
+                    looked = Some(found);
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+/// Sends each scope its events. The lock is held, so that who joins is before or after all of them.
+fn deliver(state: &mut State, gathered: &Gathered, latest: &[Latest]) -> usize {
+    let Some(position) = &mut state.position else { return 0 };
+    let before = position.encode();
+    for (index, mark) in &gathered.marks {
+        if let Some(place) = position.marks.get_mut(*index) {
+            *place = (*place).max(*mark);
+        }
+    }
+    let (after, position) = (position.encode(), position.clone());
+    let mut watches = 0;
+    for (scope, sender) in &state.scopes {
+        watches += sender.receiver_count();
+        let chunk = match scope {
+            Scope::Filter(_) => render(*scope, latest.iter(), &before, &after, &position),
+            Scope::One(id) => {
+                render(*scope, latest.iter().filter(|latest| latest.id == *id), &before, &after, &position)
+            }
+        };
+        if let Some(chunk) = chunk {
+            EVENTS.inc_by(chunk.places.len() as u64);
+            // Its last watch may have gone just now.
+            let _ = sender.send(Arc::new(chunk));
+        }
+    }
+    watches
+}
+
+/// The events of a scope; `None` when there are none.
+///
+/// All but the last carry the position before, and the last the one after: who breaks off in between
+/// gets them again, and none is lost.
+pub fn render<'a>(
+    scope: Scope,
+    latest: impl Iterator<Item = &'a Latest>,
+    before: &str,
+    after: &str,
+    position: &Position,
+) -> Option<Chunk> {
+    let mut told = latest.filter_map(|latest| Some((scope.told(latest)?, latest))).peekable();
+    told.peek()?;
+    let (mut bytes, mut places) = (Vec::new(), Vec::new());
+    while let Some((what, latest)) = told.next() {
+        what.write(&mut bytes, latest, if told.peek().is_some() { before } else { after });
+        places.push(Place { id: latest.id, version: latest.version, told: what, end: bytes.len() });
+    }
+    Some(Chunk { position: position.clone(), reset: false, places, bytes: bytes.into() })
+}
+
+/// Changes merged by entity, in the order of their first one.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// One per entity: the last version, the code before the first one.
+    pub changes: Vec<Merged>,
+    places: HashMap<Uuid, usize>,
+    marks: Vec<(usize, Mark)>,
+}
+
+/// Some changes of one entity.
+#[derive(Debug, Clone, Copy)]
+pub struct Merged {
+    /// The entity.
+    pub id: Uuid,
+    /// The last one's version.
+    pub version: u64,
+    /// The code before the first.
+    pub before: u8,
+    /// The code after the last.
+    pub after: u8,
+    /// All codes on the way.
+    pub had: Codes,
+    index: usize,
+}
+
+impl Gathered {
+    /// Adds a batch of the partition at `index`.
+    pub fn add(&mut self, index: usize, entry: Entry) {
+        self.marks.push((index, entry.mark()));
+        for Change { id, version, before, after } in entry.changes {
+            let had = Codes::default().with(before).with(after);
+            match self.places.get(&id) {
+                Some(place) => {
+                    let merged = &mut self.changes[*place];
+                    if version > merged.version {
+                        (merged.version, merged.after) = (version, after);
+                    }
+                    merged.had = merged.had.with(before).with(after);
+                }
+                None => {
+                    self.places.insert(id, self.changes.len());
+                    self.changes.push(Merged { id, version, before, after, had, index });
+                }
+            }
+        }
+    }
+}
+
+/// What [`look_up`] found.
+#[derive(Debug, Default)]
+pub struct LookedUp {
+    /// The entities' latest states, in the order of their changes.
+    pub latest: Vec<Latest>,
+    /// By partition, how far the view was when they were read.
+    pub marks: HashMap<usize, Mark>,
+}
+
+/// The latest state of each of `changes`. One that is named but not applied yet is left out: its batch
+/// failed midway, and names it again when it is repeated.
+///
+/// # Errors
+/// The view can't be read just now.
+pub async fn look_up(view: &View, links: &Links, topic: Topic, changes: &[Merged]) -> Result<LookedUp, ReadError> {
+    let mut looked = LookedUp { latest: Vec::with_capacity(changes.len()), marks: HashMap::new() };
+    for some in changes.chunks(LOOKUP_MAX) {
+        let mut link = links.current().ok_or(ReadError::Away)?;
+        let wants: Vec<(Partition, Uuid)> = some
+            .iter()
+            .map(|change| (Partition { topic, index: u16::try_from(change.index).unwrap_or(0) }, change.id))
+            .collect();
+        let found = view.fetch(&mut link, &wants).await.map_err(|error| {
+            links.report(&link, &error);
+            ReadError::Away
+        })?;
+        for (change, found) in some.iter().zip(found) {
+            let Found { document, header } = found?;
+            let mark = looked.marks.entry(change.index).or_default();
+            *mark = (*mark).max(Mark { epoch: header.epoch, seq: header.seq });
+            let Merged { id, version: named, before, after, had, .. } = *change;
+            let mut one = Latest { id, version: named, named, before, after, had, json: Bytes::new() };
+            match document {
+                Some(document) if document.version < named => continue,
+                Some(document) => {
+                    one.version = document.version;
+                    one.after = document.code;
+                    one.had = had.with(document.code);
+                    one.json = document.json;
+                }
+                // Deleted, and its tombstone is gone too, or it is another generation's.
+                None => one.after = CODE_NONE,
+            }
+            looked.latest.push(one);
+        }
+    }
+    Ok(looked)
+}

@@ -1,0 +1,380 @@
+//! One watch, from its first event to its last.
+//!
+//! *Input*: the chunks of its scope. *Output*: pieces of an event stream. *Bound*: [`PIECES`] wait for
+//! the client; a watch that falls behind the hub's chunks catches up by the feed, where changes are
+//! coalesced. *On shutdown*: ends at once, and the client resumes elsewhere.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use contract::identity::Role;
+use contract::partition::{Partition, Topic};
+use contract::query::{Filter, Order};
+use contract::time::Timestamp;
+use runtime::shutdown::Shutdown;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::hub::{Chunk, Hub, LookedUp, OPEN, look_up, render};
+use super::position::{Mark, Position};
+use super::replay::{ReplayError, missed};
+use super::scope::{Codes, Latest, Scope, Told};
+use crate::auth::Presented;
+use crate::feed::Waiters;
+use crate::fetch::{ReadError, View};
+use crate::link::Links;
+use crate::lists::Listing;
+use crate::reader::{KeyState, Reader};
+use crate::view::header::Header;
+use crate::view::keys::CODE_NONE;
+
+/// Pieces that may wait for the client.
+pub const PIECES: usize = 16;
+/// Signals of one piece of the first part.
+const PAGE: usize = 100;
+/// A comment comes this often, whatever else does.
+const COMMENT: Duration = Duration::from_secs(10);
+/// A quiet watch learns its position this often.
+const QUIET: Duration = Duration::from_secs(5);
+/// Permission is looked at this often, and whenever the key changes.
+const PERMISSION: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the caller must be, all the time.
+#[derive(Debug, Clone, Copy)]
+pub enum Needs {
+    /// Anyone with a good key.
+    Anyone,
+    /// An admin.
+    Admin,
+    /// An admin or this identity.
+    Identity(Uuid),
+}
+
+/// A watch to be run.
+#[derive(Debug)]
+pub struct Watch {
+    /// The hub of its topic.
+    pub hub: Hub,
+    /// Where the first part and what was missed are read.
+    pub view: Arc<View>,
+    /// By these links.
+    pub links: Links,
+    /// Where changes of its key are heard of.
+    pub waiters: Waiters,
+    /// Where permission is looked up.
+    pub reader: Reader,
+    /// Whose watch it is.
+    pub presented: Presented,
+    /// What the caller must be.
+    pub needs: Needs,
+    /// What it is about.
+    pub scope: Scope,
+    /// The number of partitions of signals.
+    pub signals: u16,
+    /// Whether the first part is left out.
+    pub from_now: bool,
+    /// Where the client is.
+    pub pieces: mpsc::Sender<Bytes>,
+}
+
+/// The client has gone.
+struct Gone;
+
+/// How a stretch of a watch begins.
+enum Begin {
+    /// With the first part.
+    Fresh,
+    /// With what was missed since a position.
+    Behind(Position),
+    /// With a reset.
+    Reset,
+}
+
+/// What the client was told beside the chunks, so that versions only rise.
+#[derive(Default)]
+struct Sent {
+    versions: HashMap<Uuid, u64>,
+    /// Chunks past this hold nothing that was told before.
+    until: Option<Position>,
+    /// Whether `versions` holds everything that the client knows of.
+    whole: bool,
+}
+
+impl Sent {
+    fn saw(&mut self, base: u64, count: usize, marks: impl Iterator<Item = (usize, Mark)>) {
+        let until =
+            self.until.get_or_insert_with(|| Position { base, marks: vec![Mark::default(); count], partial: false });
+        for (index, mark) in marks {
+            if let Some(place) = until.marks.get_mut(index) {
+                *place = (*place).max(mark);
+            }
+        }
+    }
+
+    fn forget_before(&mut self, position: &Position) {
+        if self.until.as_ref().is_none_or(|until| position.covers(until)) {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether the client is to be told, and notes that it was.
+    fn tells(&mut self, id: Uuid, version: u64, told: Told) -> bool {
+        match self.versions.get(&id) {
+            Some(known) if version <= *known => return false,
+            None if self.whole && told == Told::Left => return false,
+            _ => {}
+        }
+        self.versions.insert(id, version);
+        true
+    }
+}
+
+impl Watch {
+    /// Streams until the client goes, its permission ends, or the process stops.
+    pub async fn run(self, resume: Option<Position>, shutdown: Shutdown) {
+        OPEN.inc();
+        tokio::select! {
+            () = shutdown.begun() => {}
+            () = self.pieces.closed() => {}
+            () = self.permission() => {}
+            () = self.comments() => {}
+            Gone = self.stream(resume) => {}
+        }
+        OPEN.dec();
+    }
+
+    /// Returns when the caller may no longer watch.
+    async fn permission(&self) {
+        let changes = self.waiters.register(vec![self.presented.key]);
+        loop {
+            let _ = tokio::time::timeout(PERMISSION, changes.woken()).await;
+            let Ok(answer) = self.reader.read(Some(self.presented.key), Vec::new()).await else { continue };
+            let key = answer.key.unwrap_or(KeyState::Absent);
+            let Ok(caller) = self.presented.check(&key, Timestamp::now()) else { return };
+            let may = match self.needs {
+                Needs::Anyone => true,
+                Needs::Admin => caller.role == Role::Admin,
+                Needs::Identity(id) => caller.may_see_identity(id).is_ok(),
+            };
+            if !may {
+                return;
+            }
+        }
+    }
+
+    async fn comments(&self) {
+        loop {
+            tokio::time::sleep(COMMENT).await;
+            if self.send(Bytes::from_static(b": still here\n\n")).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+        self.pieces.send(piece).await.map_err(|_| Gone)
+    }
+
+    async fn stream(&self, resume: Option<Position>) -> Gone {
+        let mut begin = resume.map_or(Begin::Fresh, Begin::Behind);
+        let mut sent = Sent::default();
+        loop {
+            begin = match self.stretch(begin, &mut sent).await {
+                Ok(next) => next,
+                Err(gone) => return gone,
+            };
+        }
+    }
+
+    /// Streams until something makes it begin anew.
+    async fn stretch(&self, begin: Begin, sent: &mut Sent) -> Result<Begin, Gone> {
+        let (mut chunks, joined) = loop {
+            match self.hub.join(self.scope) {
+                Some(joined) => break joined,
+                None => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        match begin {
+            Begin::Behind(from) => {
+                let Some(looked) = self.missed(&from, &joined).await else { return Ok(Begin::Reset) };
+                sent.saw(joined.base, joined.marks.len(), looked.marks.into_iter());
+                let (before, after) = (from.encode(), joined.encode());
+                if let Some(chunk) = render(self.scope, looked.latest.iter(), &before, &after, &joined) {
+                    self.forward(&chunk, sent).await?;
+                }
+            }
+            Begin::Reset | Begin::Fresh => {
+                *sent = Sent::default();
+                let partial = Position { partial: true, ..joined.clone() }.encode();
+                if matches!(begin, Begin::Reset) {
+                    self.send(format!("event: reset\nid: {partial}\ndata: {{}}\n\n").into()).await?;
+                }
+                if !self.from_now {
+                    self.first_part(&partial, &joined, sent).await?;
+                }
+                let id = joined.encode();
+                self.send(format!("event: ready\nid: {id}\ndata: {{}}\n\n").into()).await?;
+            }
+        }
+        self.live(&mut chunks, joined, sent).await
+    }
+
+    /// Passes chunks on.
+    async fn live(
+        &self,
+        chunks: &mut broadcast::Receiver<Arc<Chunk>>,
+        mut position: Position,
+        sent: &mut Sent,
+    ) -> Result<Begin, Gone> {
+        loop {
+            match tokio::time::timeout(QUIET, chunks.recv()).await {
+                Ok(Ok(chunk)) if chunk.reset => return Ok(Begin::Reset),
+                Ok(Ok(chunk)) => {
+                    self.forward(&chunk, sent).await?;
+                    position = chunk.position.clone();
+                    sent.forget_before(&position);
+                }
+                Ok(Err(RecvError::Lagged(_))) => return Ok(Begin::Behind(position)),
+                // The hub forgot a scope without watches, or has ended.
+                Ok(Err(RecvError::Closed)) => {
+                    tokio::time::sleep(PAUSE).await;
+                    return Ok(Begin::Behind(position));
+                }
+                Err(_) => {
+                    if let Some(now) = self.hub.position(chunks).filter(|now| *now != position) {
+                        self.send(format!("id: {}\n\n", now.encode()).into()).await?;
+                        sent.forget_before(&now);
+                        position = now;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a chunk, less what the client knows.
+    async fn forward(&self, chunk: &Chunk, sent: &mut Sent) -> Result<(), Gone> {
+        if sent.until.is_none() {
+            return self.send(chunk.bytes.clone()).await;
+        }
+        let mut kept = Vec::new();
+        let mut begin = 0;
+        for place in &chunk.places {
+            if sent.tells(place.id, place.version, place.told) {
+                kept.extend_from_slice(&chunk.bytes[begin..place.end]);
+            }
+            begin = place.end;
+        }
+        if kept.is_empty() { Ok(()) } else { self.send(kept.into()).await }
+    }
+
+    /// What was missed; `None` where history is gone.
+    async fn missed(&self, from: &Position, to: &Position) -> Option<LookedUp> {
+        loop {
+            let gathered = match missed(&self.view, &self.links, self.hub.topic, from, to).await {
+                Ok(mut gathered) => {
+                    if let Scope::One(id) = self.scope {
+                        gathered.changes.retain(|change| change.id == id);
+                    }
+                    look_up(&self.view, &self.links, self.hub.topic, &gathered.changes).await
+                }
+                Err(ReplayError::Gone) => return None,
+                Err(ReplayError::Read(error)) => Err(error),
+            };
+            match gathered {
+                Ok(looked) => return Some(looked),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Sends what there is in the scope.
+    async fn first_part(&self, id: &str, joined: &Position, sent: &mut Sent) -> Result<(), Gone> {
+        sent.whole = true;
+        let mut pages = match self.scope {
+            Scope::One(one) => VecDeque::from([self.one(one, joined, sent).await]),
+            Scope::Filter(_) => VecDeque::new(),
+        };
+        let mut after = None;
+        loop {
+            let (items, more) = match (self.scope, pages.pop_front()) {
+                (_, Some(items)) => (items, false),
+                (Scope::One(_), None) => return Ok(()),
+                (Scope::Filter(filter), None) => {
+                    let listing = Listing { topic: self.hub.topic, filter, order: Order::Created };
+                    match listing.page(&self.view, &self.links, self.signals, PAGE, after).await {
+                        Ok(page) => {
+                            let marks = page.headers.iter().map(|(p, header)| (usize::from(p.index), mark(header)));
+                            sent.saw(joined.base, joined.marks.len(), marks);
+                            after = page.last();
+                            (page.items, page.more)
+                        }
+                        Err(_) => {
+                            tokio::time::sleep(PAUSE).await;
+                            continue;
+                        }
+                    }
+                }
+            };
+            let mut piece = Vec::new();
+            for (entity, document) in items {
+                sent.versions.insert(entity, document.version);
+                let latest = Latest {
+                    id: entity,
+                    version: document.version,
+                    named: document.version,
+                    before: CODE_NONE,
+                    after: document.code,
+                    had: Codes::default(),
+                    json: document.json,
+                };
+                Told::Created.write(&mut piece, &latest, id);
+            }
+            if !piece.is_empty() {
+                self.send(piece.into()).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The one entity of the scope, where it is.
+    async fn one(&self, id: Uuid, joined: &Position, sent: &mut Sent) -> Vec<(Uuid, crate::document::Document)> {
+        let partition = Partition::of(self.hub.topic, id, self.signals);
+        loop {
+            let found = match self.links.current() {
+                Some(mut link) => match self.view.fetch(&mut link, &[(partition, id)]).await {
+                    Ok(mut found) => found.pop().unwrap_or(Err(ReadError::NotReady)),
+                    Err(error) => {
+                        self.links.report(&link, &error);
+                        Err(ReadError::Away)
+                    }
+                },
+                None => Err(ReadError::Away),
+            };
+            match found {
+                Ok(found) => {
+                    let marks = [(usize::from(partition.index), mark(&found.header))];
+                    sent.saw(joined.base, joined.marks.len(), marks.into_iter());
+                    let document = found.document.filter(|document| !document.is_tombstone());
+                    return document.map(|document| (id, document)).into_iter().collect();
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+fn mark(header: &Header) -> Mark {
+    Mark { epoch: header.epoch, seq: header.seq }
+}
+
+/// The scope of a list's watch.
+#[must_use]
+pub fn list_scope(topic: Topic, filter: Filter) -> Scope {
+    Scope::Filter(if topic == Topic::Signals { filter } else { Filter::default() })
+}

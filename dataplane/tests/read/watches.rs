@@ -1,0 +1,347 @@
+//! Watches.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use contract::identity::Role;
+use contract::partition::Topic;
+use contract::signal::{Priority, Signal, Status};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use crate::world::{Caller, Change, DEADLINE, EPOCH, World, random, send, signal};
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq)]
+struct Event {
+    name: String,
+    id: String,
+    data: Value,
+}
+
+impl Event {
+    fn version(&self) -> u64 {
+        self.data["version"].as_u64().unwrap()
+    }
+
+    fn of(&self) -> &str {
+        self.data["id"].as_str().unwrap()
+    }
+}
+
+struct Stream {
+    body: Incoming,
+    text: String,
+    comments: usize,
+    last_id: String,
+}
+
+impl Stream {
+    async fn open(world: &World, caller: &Caller, path: &str, headers: &[(&str, &str)]) -> Self {
+        let bearer = format!("Bearer {}", caller.secret);
+        let mut all = vec![("authorization", bearer.as_str()), ("accept", "text/event-stream")];
+        all.extend_from_slice(headers);
+        let response = send(world.address, path, &all).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "private, no-cache");
+        Self { body: response.into_body(), text: String::new(), comments: 0, last_id: String::new() }
+    }
+
+    /// The next event; `None` at the stream's end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            while let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (mut name, mut id, mut data) = (String::new(), None, None);
+                for line in block.lines() {
+                    match line.split_once(": ") {
+                        Some(("", _)) => self.comments += 1,
+                        Some(("event", value)) => name = value.to_owned(),
+                        Some(("id", value)) => id = Some(value.to_owned()),
+                        Some(("data", value)) => data = Some(serde_json::from_str(value).unwrap()),
+                        _ => panic!("a line of no meaning: {line}"),
+                    }
+                }
+                self.text = rest.to_owned();
+                self.last_id = id.unwrap_or(std::mem::take(&mut self.last_id));
+                if let Some(data) = data {
+                    return Some(Event { name, id: self.last_id.clone(), data });
+                }
+            }
+            let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await.expect("something on the stream");
+            match frame {
+                Some(Ok(frame)) => self.text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                _ => return None,
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Event {
+        self.next().await.expect("the stream goes on")
+    }
+
+    /// Events up to and without the one named `name`.
+    async fn up_to(&mut self, name: &str) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.event().await;
+            if event.name == name {
+                return events;
+            }
+            events.push(event);
+        }
+    }
+
+    /// What a client knows after following the stream until it knows `expected`.
+    async fn follow(&mut self, known: &mut HashMap<String, u64>, expected: &HashMap<String, u64>) {
+        // Who broke off between two events of one batch may get the first of them once more.
+        let mut versions: HashMap<String, u64> = HashMap::new();
+        while known != expected {
+            let event = self.event().await;
+            match event.name.as_str() {
+                "reset" => {
+                    known.clear();
+                    versions.clear();
+                }
+                "ready" => {}
+                "created" | "updated" => {
+                    let last = versions.insert(event.of().to_owned(), event.version());
+                    assert!(last.is_none_or(|last| last < event.version()), "{last:?} then {event:?}");
+                    let last = known.insert(event.of().to_owned(), event.version());
+                    assert!(last.is_none_or(|last| last <= event.version()), "{last:?} then {event:?}");
+                }
+                "deleted" => {
+                    versions.insert(event.of().to_owned(), event.version());
+                    known.remove(event.of());
+                }
+                _ => panic!("{event:?}"),
+            }
+        }
+    }
+}
+
+fn changed(signal: &mut Signal, status: Status) -> Change {
+    signal.version += 1;
+    signal.status = status;
+    Change::signal(signal)
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_there_is_and_then_what_changes() {
+    let world = World::start().await;
+    let mut inside: Vec<Signal> = (0..250).map(|_| signal(Priority::Low, Status::Pending)).collect();
+    let mut outside = signal(Priority::High, Status::Active);
+    world.apply(&inside.iter().chain([&outside]).map(Change::signal).collect::<Vec<_>>()).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals?status=pending", &[]).await;
+    let first = stream.up_to("ready").await;
+    assert_eq!(first.len(), 250);
+    assert!(first.iter().all(|event| event.name == "created" && !event.id.is_empty()));
+    assert_eq!(first[0].data, serde_json::from_slice::<Value>(&inside[0].render()).unwrap());
+
+    world.apply(&[changed(&mut inside[0], Status::Pending)]).await;
+    let event = stream.event().await;
+    assert_eq!((event.name.as_str(), event.version()), ("updated", 2));
+    world.apply(&[changed(&mut inside[0], Status::Active)]).await;
+    let event = stream.event().await;
+    assert_eq!(event.name, "deleted");
+    assert_eq!(event.data, serde_json::json!({"id": inside[0].id, "version": 3, "reason": "filter"}));
+    world.apply(&[changed(&mut outside, Status::Pending)]).await;
+    let event = stream.event().await;
+    assert_eq!((event.name.as_str(), event.of()), ("created", outside.id.to_string().as_str()));
+    world.apply(&[changed(&mut inside[0], Status::Completed), Change::delete(Topic::Signals, outside.id, 3)]).await;
+    let event = stream.event().await;
+    assert_eq!(event.name, "deleted");
+    assert_eq!(event.data, serde_json::json!({"id": outside.id, "version": 3}));
+}
+
+#[tokio::test]
+async fn a_watch_from_now_and_one_of_a_single_signal() {
+    let world = World::start().await;
+    let mut one = signal(Priority::Low, Status::Pending);
+    let other = signal(Priority::Low, Status::Pending);
+    world.apply(&[Change::signal(&one), Change::signal(&other)]).await;
+    let path = format!("/v1/signals/{}", one.id);
+    let mut now = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
+    assert!(now.up_to("ready").await.is_empty());
+    let mut single = Stream::open(&world, &world.admin, &path, &[]).await;
+    assert_eq!(single.up_to("ready").await.len(), 1);
+    world.apply(&[Change::delete(Topic::Signals, other.id, 2), changed(&mut one, Status::Active)]).await;
+    let event = single.event().await;
+    assert_eq!((event.name.as_str(), event.data), ("updated", serde_json::from_slice(&one.render()).unwrap()));
+    let both = [now.event().await, now.event().await];
+    assert!(both.iter().any(|event| event.name == "deleted" && event.of() == other.id.to_string()));
+    world.apply(&[Change::delete(Topic::Signals, one.id, 3)]).await;
+    assert_eq!(single.event().await.name, "deleted");
+
+    let stream = [("accept", "text/event-stream")];
+    world.read(&path, &stream).await.is(404, "not-found");
+    world.read("/v1/signals/x", &stream).await.is(404, "not-found");
+    for bad in ["limit=5", "order=created", "cursor=x", "from=then"] {
+        let code = world.read(&format!("/v1/signals?{bad}"), &stream).await.code();
+        assert!(code == "bad-query" || code == "bad-cursor", "{bad}: {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_resumes_without_a_gap() {
+    let world = World::start().await;
+    let mut signals: Vec<Signal> = (0..20).map(|_| signal(Priority::Low, Status::Pending)).collect();
+    world.apply(&signals.iter().map(Change::signal).collect::<Vec<_>>()).await;
+    let mut known = HashMap::new();
+    let mut expected: HashMap<String, u64> =
+        signals.iter().map(|signal| (signal.id.to_string(), signal.version)).collect();
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals?status=pending", &[]).await;
+    stream.follow(&mut known, &expected).await;
+    while stream.event().await.name != "ready" {}
+    for _ in 0..30 {
+        let last = stream.last_id.clone();
+        drop(stream);
+        for _ in 0..random() % 8 {
+            let place = usize::try_from(random() % signals.len() as u64).unwrap();
+            let signal = &mut signals[place];
+            let id = signal.id.to_string();
+            match random() % 6 {
+                0 => {
+                    world.apply(&[Change::delete(Topic::Signals, signal.id, signal.version + 1)]).await;
+                    expected.remove(&id);
+                    signals.swap_remove(place);
+                    let new = crate::world::signal(Priority::Low, Status::Pending);
+                    world.apply(&[Change::signal(&new)]).await;
+                    expected.insert(new.id.to_string(), 1);
+                    signals.push(new);
+                }
+                1 => {
+                    world.apply(&[changed(signal, Status::Active)]).await;
+                    expected.remove(&id);
+                }
+                _ => {
+                    world.apply(&[changed(signal, Status::Pending)]).await;
+                    expected.insert(id, signal.version);
+                }
+            }
+        }
+        stream = Stream::open(&world, &world.admin, "/v1/signals?status=pending", &[("last-event-id", &last)]).await;
+        let mut reached = known.clone();
+        stream.follow(&mut reached, &expected).await;
+        known = reached;
+    }
+}
+
+#[tokio::test]
+async fn where_history_is_gone_a_watch_starts_over() {
+    let world = World::start().await;
+    let mut one = signal(Priority::Low, Status::Pending);
+    world.apply(&[Change::signal(&one)]).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals", &[]).await;
+    stream.up_to("ready").await;
+    world.apply(&[changed(&mut one, Status::Active)]).await;
+    let last = stream.event().await.id;
+    world.apply(&[changed(&mut one, Status::Active)]).await;
+    stream.event().await;
+    let partition = contract::partition::Partition::of(Topic::Signals, one.id, 4);
+    let () = world.redis(redis::cmd("XTRIM").arg(world.keys.feed(partition)).arg("MAXLEN").arg(0)).await;
+    for id in [last.as_str(), "nowhere", &stream.last_id[1..]] {
+        let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", id)]).await;
+        assert_eq!(resumed.event().await.name, "reset");
+        let first = resumed.up_to("ready").await;
+        assert_eq!((first.len(), first[0].version()), (1, 3));
+    }
+    // Nothing was missed: no reset.
+    let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", &stream.last_id)]).await;
+    world.apply(&[changed(&mut one, Status::Pending)]).await;
+    assert_eq!(resumed.event().await.version(), 4);
+    assert_eq!(stream.event().await.version(), 4);
+
+    // A hole in the feed, and then a flip to a generation of another epoch, reset open watches.
+    world.set_headers(|header| header.seq += 5).await;
+    world.apply(&[changed(&mut one, Status::Pending)]).await;
+    assert!(stream.up_to("reset").await.len() <= 1);
+    assert_eq!(stream.up_to("ready").await[0].version(), 5);
+    world.fill(EPOCH + 1).await;
+    world.write_caller(&world.admin).await;
+    stream.up_to("reset").await;
+    assert!(stream.up_to("ready").await.is_empty());
+    world.apply(&[Change::signal(&one)]).await;
+    assert_eq!(stream.event().await.name, "created");
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_permission() {
+    let world = World::start().await;
+    let reader = world.known(Role::Reader).await;
+    let mut signals = Stream::open(&world, &reader, "/v1/signals", &[]).await;
+    signals.up_to("ready").await;
+    let mut myself = Stream::open(&world, &reader, "/v1/identities", &[]).await;
+    assert_eq!(myself.up_to("ready").await[0].of(), reader.identity.to_string());
+    let mut all = Stream::open(&world, &world.admin, "/v1/identities", &[]).await;
+    assert_eq!(all.up_to("ready").await.len(), 2);
+    let mut other = world.known(Role::Operator).await.identity.to_string();
+    assert_eq!(all.event().await.of(), other);
+    other = format!("/v1/identities/{other}");
+    world.read_as(&reader, &other, &[("accept", "text/event-stream")]).await.is(403, "forbidden");
+    world.apply(&[Change::delete(Topic::Keys, reader.record.id, 2)]).await;
+    assert_eq!(signals.next().await, None);
+    assert_eq!(myself.next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_watches_of_many_changes_end_in_the_same_state_and_versions_only_rise() {
+    let world = std::sync::Arc::new(World::start().await);
+    let mut signals: Vec<Signal> = (0..40).map(|_| signal(Priority::Low, Status::Pending)).collect();
+    world.apply(&signals.iter().map(Change::signal).collect::<Vec<_>>()).await;
+    // The last one tells each client that it has seen all: it is changed last of all.
+    let end = signal(Priority::Critical, Status::Pending);
+    let mut watches = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let (world, end) = (world.clone(), end.id.to_string());
+        watches.spawn(async move {
+            if n % 2 == 1 {
+                tokio::time::sleep(Duration::from_millis(n * 5)).await;
+            }
+            let filter = if n % 4 < 2 { "" } else { "?status=pending" };
+            let admin = world.admin.clone();
+            let mut stream = Stream::open(&world, &admin, &format!("/v1/signals{filter}"), &[]).await;
+            let (mut known, mut versions) = (HashMap::new(), HashMap::new());
+            loop {
+                let event = stream.event().await;
+                match event.name.as_str() {
+                    "created" | "updated" => {
+                        let last = versions.insert(event.of().to_owned(), event.version());
+                        assert!(last.is_none_or(|last| last < event.version()), "{last:?} then {event:?}");
+                        known.insert(event.of().to_owned(), event.version());
+                        if event.of() == end {
+                            return (n, known);
+                        }
+                    }
+                    "deleted" => {
+                        versions.insert(event.of().to_owned(), event.version());
+                        known.remove(event.of());
+                    }
+                    "ready" => {}
+                    _ => panic!("{event:?}"),
+                }
+            }
+        });
+    }
+    for _ in 0..400 {
+        let mut changes: HashMap<uuid::Uuid, Change> = HashMap::new();
+        for _ in 0..5 {
+            let place = usize::try_from(random() % signals.len() as u64).unwrap();
+            let status = if random().is_multiple_of(2) { Status::Pending } else { Status::Active };
+            let change = changed(&mut signals[place], status);
+            changes.insert(change.id, change);
+        }
+        world.apply(&changes.into_values().collect::<Vec<_>>()).await;
+    }
+    // In every partition something has to be last; the client that has the end has only its partition whole.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.apply(&[Change::signal(&end)]).await;
+    while let Some(watch) = watches.join_next().await {
+        let (n, mut known) = watch.unwrap();
+        known.remove(&end.id.to_string());
+        let all = signals.iter().filter(|signal| n % 4 < 2 || signal.status == Status::Pending);
+        let expected: HashMap<String, u64> = all.map(|signal| (signal.id.to_string(), signal.version)).collect();
+        assert_eq!(known, expected, "watch {n}");
+    }
+}
