@@ -2,7 +2,7 @@
 //! generator, with faults on demand.
 
 #![allow(dead_code, reason = "each test uses its part")]
-#![allow(clippy::unwrap_used, missing_docs, reason = "a stub of the tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a stub of the tests")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
