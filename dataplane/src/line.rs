@@ -190,9 +190,8 @@ impl Line {
     /// One partition that fails is enough for the whole to say so.
     fn sum_up(&self) {
         self.status.send_modify(|status| {
-            let of =
-                |state| status.partitions.values().find(|at| at.state == state && at.reason.is_some())?.reason.clone();
-            status.redis_error = of(State::WaitingForRedis);
+            let mut failing = status.partitions.values().filter(|at| at.state == State::WaitingForRedis);
+            status.redis_error = failing.find_map(|at| at.reason.clone());
         });
     }
 
