@@ -97,8 +97,10 @@ impl Stream {
     async fn follow(&mut self, known: &mut HashMap<String, u64>, expected: &HashMap<String, u64>) {
         // Who broke off between two events of one batch may get the first of them once more.
         let mut versions: HashMap<String, u64> = HashMap::new();
+        let begun = std::time::Instant::now();
         while known != expected {
-            let event = self.event().await;
+            let event = tokio::time::timeout(DEADLINE.saturating_sub(begun.elapsed()), self.event()).await;
+            let event = event.unwrap_or_else(|_| panic!("known is {known:?}, not {expected:?}"));
             match event.name.as_str() {
                 "reset" => {
                     known.clear();
