@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub use self::metrics::CommandMetrics;
 use self::queue::{Queue, Ticket};
@@ -48,6 +49,8 @@ impl Default for BatcherSettings {
 pub struct Batcher {
     queue: Arc<Queue>,
     workers: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// Ends the batches that outlive the last deadline.
+    abandon: CancellationToken,
 }
 
 impl Batcher {
@@ -56,9 +59,10 @@ impl Batcher {
     pub fn start(store: Store, settings: BatcherSettings, metrics: CommandMetrics) -> Self {
         let workers = settings.workers.clamp(1, 64);
         let queue = Arc::new(Queue::new(settings, metrics.clone()));
-        let workers =
-            (0..workers).map(|_| tokio::spawn(work(Arc::clone(&queue), store.clone(), metrics.clone()))).collect();
-        Self { queue, workers: Arc::new(Mutex::new(workers)) }
+        let abandon = CancellationToken::new();
+        let worker = Worker { queue: Arc::clone(&queue), store, metrics, abandon: abandon.clone() };
+        let workers = (0..workers).map(|_| tokio::spawn(worker.clone().work())).collect();
+        Self { queue, workers: Arc::new(Mutex::new(workers)), abandon }
     }
 
     /// Where the answer will come. It comes whether or not it is awaited: a receiver that is dropped
@@ -77,8 +81,8 @@ impl Batcher {
         self.queue.len()
     }
 
-    /// Takes no more requests and returns once every one taken has its answer: true; or at
-    /// `deadline`: false, those that still waited refused, those that ran left to their outcome.
+    /// Takes no more requests and returns once every one taken has its answer: true. Or at `deadline`,
+    /// false: those that still waited are refused then, and those that ran have an unknown outcome.
     pub async fn drain(&self, deadline: Duration) -> bool {
         self.queue.close();
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
@@ -90,40 +94,60 @@ impl Batcher {
         };
         let in_time = tokio::time::timeout(deadline, all).await.is_ok();
         self.queue.refuse_all();
+        self.abandon.cancel();
         in_time
     }
 }
 
-async fn work(queue: Arc<Queue>, store: Store, metrics: CommandMetrics) {
-    while let Some(batch) = queue.take().await {
-        let run = tokio::spawn(run(batch, store.clone(), metrics.clone()));
-        if let Err(error) = run.await {
-            // Dropping the tickets told every caller that the outcome is unknown.
-            tracing::error!(%error, "a batch broke");
+#[derive(Clone)]
+struct Worker {
+    queue: Arc<Queue>,
+    store: Store,
+    metrics: CommandMetrics,
+    abandon: CancellationToken,
+}
+
+impl Worker {
+    async fn work(self) {
+        while let Some(batch) = self.queue.take().await {
+            let run = tokio::spawn(self.clone().run(batch));
+            if let Err(error) = run.await {
+                // Dropping the tickets told every caller that the outcome is unknown.
+                tracing::error!(%error, "a batch broke");
+            }
+        }
+    }
+
+    async fn run(self, batch: Vec<(Request, Ticket)>) {
+        let began = Instant::now();
+        let (requests, tickets): (Vec<Request>, Vec<Ticket>) = batch.into_iter().unzip();
+        let commands: usize = requests.iter().map(|request| request.work.commands()).sum();
+        #[allow(clippy::cast_precision_loss)]
+        self.metrics.batch_commands.observe(commands as f64);
+        let oldest = tickets.iter().map(Ticket::submitted).min().unwrap_or(began);
+        let results = tokio::select! {
+            results = self.store.execute(&requests, oldest) => results,
+            // The session is closed where it stands, perhaps in its COMMIT.
+            () = self.abandon.cancelled() => requests.iter().map(|_| Err(Refusal::OutcomeUnknown)).collect(),
+        };
+        self.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
+        for ((request, ticket), result) in requests.iter().zip(tickets).zip(results) {
+            let outcome = self.metrics.outcomes.with_label_values(&[outcome(&result)]);
+            outcome.inc_by(request.work.commands() as u64);
+            ticket.answer(result);
         }
     }
 }
 
-async fn run(batch: Vec<(Request, Ticket)>, store: Store, metrics: CommandMetrics) {
-    let began = Instant::now();
-    let (requests, tickets): (Vec<Request>, Vec<Ticket>) = batch.into_iter().unzip();
-    let commands: usize = requests.iter().map(|request| request.work.commands()).sum();
-    #[allow(clippy::cast_precision_loss)]
-    metrics.batch_commands.observe(commands as f64);
-    let oldest = tickets.iter().map(Ticket::submitted).min().unwrap_or(began);
-    let results = store.execute(&requests, oldest).await;
-    metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
-    for ((request, ticket), result) in requests.iter().zip(tickets).zip(results) {
-        let outcome = match &result {
-            Ok(answer) if answer.replayed => "replayed",
-            Ok(answer) if answer.status < 400 => "accepted",
-            Ok(_) => "rejected",
-            Err(Refusal::Overloaded) => "overloaded",
-            Err(Refusal::Unavailable { .. }) => "unavailable",
-            Err(Refusal::OutcomeUnknown) => "unknown",
-            Err(Refusal::Internal) => "internal",
-        };
-        metrics.outcomes.with_label_values(&[outcome]).inc_by(request.work.commands() as u64);
-        ticket.answer(result);
+/// The word for it in metrics.
+fn outcome(result: &Result<Answer, Refusal>) -> &'static str {
+    match result {
+        Ok(answer) if answer.replayed => "replayed",
+        Ok(answer) if answer.status < 400 => "accepted",
+        Ok(_) => "rejected",
+        Err(Refusal::Overloaded) => "overloaded",
+        Err(Refusal::Unavailable { .. }) => "unavailable",
+        Err(Refusal::OutcomeUnknown) => "unknown",
+        Err(Refusal::Internal) => "internal",
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 pub mod auth;
+mod apart;
 pub mod batcher;
 pub mod create_admin;
 pub mod history;

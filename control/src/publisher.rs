@@ -22,6 +22,8 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use rdkafka::{ClientConfig, Message};
 use tokio::sync::Notify;
 
+use crate::apart::apart;
+
 /// Unacknowledged bytes beyond which sending waits.
 const IN_FLIGHT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Unacknowledged records beyond which sending waits; below the client's own bound.
@@ -344,7 +346,7 @@ impl Publisher {
         step: impl FnOnce(&ThreadedProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
     ) -> Result<(), PublishError> {
         let producer = self.producer().clone();
-        let done = tokio::task::spawn_blocking(move || step(&producer)).await.expect("the client does not panic");
+        let done = apart("relay-broker", move || step(&producer)).await;
         done.map_err(|source| PublishError::Transaction { what, source })
     }
 }

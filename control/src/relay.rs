@@ -37,6 +37,8 @@ use metrics::metrics;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often a broken chain is looked at again: an operator may have mended it.
 const BROKEN_AGAIN: Duration = Duration::from_secs(5);
+/// How long a line may take to stop.
+const STOP: Duration = Duration::from_secs(3);
 /// How long a line must have streamed for the next failure to count as the first.
 const HEALTHY: Duration = Duration::from_secs(10);
 
@@ -124,8 +126,6 @@ impl Relay {
 
     /// Relays until `shutdown`, whatever fails in between.
     ///
-    /// Give it a runtime of its own with one thread where latency matters: its tasks only wait and pass on.
-    ///
     /// # Errors
     /// [`RelayError::Url`]: with these settings it could never work.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
@@ -135,10 +135,9 @@ impl Relay {
         let mut reason = String::new();
         while !shutdown.is_cancelled() {
             let begun = tokio::time::Instant::now();
-            let ended = match takeover::take_over(&self.settings, &self.reporter, &shutdown).await {
-                Ok(Some(line)) => line.run(&self.reporter, &shutdown).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
+            let ended = tokio::select! {
+                ended = self.line(&shutdown) => ended,
+                () = overdue(&shutdown) => Ok(()),
             };
             metrics().streaming.set(0);
             let Err(error) = ended else { break };
@@ -152,6 +151,7 @@ impl Relay {
             } else {
                 if begun.elapsed() > HEALTHY {
                     backoff = BACKOFF.0;
+                    reason.clear();
                 }
                 if reason != detail {
                     tracing::warn!(reason = %detail, "the relay starts again from the slot");
@@ -171,6 +171,36 @@ impl Relay {
         self.reporter.set(RelayState::Stopped, "");
         Ok(())
     }
+
+    /// [`Relay::run`] on a thread with a runtime of its own: its tasks are many, short and in a hurry, and should
+    /// not queue behind a server's.
+    ///
+    /// # Errors
+    /// As [`Relay::run`].
+    ///
+    /// # Panics
+    /// When it does, or no thread or runtime can be made.
+    pub async fn run_apart(self, shutdown: CancellationToken) -> Result<(), RelayError> {
+        crate::apart::apart("relay", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("the system has what a runtime needs").block_on(self.run(shutdown))
+        })
+        .await
+    }
+
+    /// One line, from the slot to its end.
+    async fn line(&self, shutdown: &CancellationToken) -> Result<(), RelayError> {
+        match takeover::take_over(&self.settings, &self.reporter, shutdown).await? {
+            Some(line) => line.run(&self.reporter, shutdown).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns when a line has had its time to stop: whatever it waits for then is away.
+async fn overdue(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(STOP).await;
 }
 
 /// An error with its causes, on one line.

@@ -10,6 +10,8 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::apart::apart;
+
 /// How long a deletion stays readable, in milliseconds (7 days). Tokens live no longer than half of it,
 /// and a checkpoint older than half of it means a fill.
 pub const DELETE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -165,8 +167,9 @@ async fn existing(client: &Admin, settings: &TopicSettings) -> Result<(Vec<(Stri
             .collect();
         Ok((present, metadata.brokers().len()))
     };
-    let answer = tokio::task::spawn_blocking(ask).await.expect("asking for metadata does not panic");
-    answer.map_err(|source| TopicError::Broker { what: "the broker does not list its topics".into(), source })
+    apart("topics", ask)
+        .await
+        .map_err(|source| TopicError::Broker { what: "the broker does not list its topics".into(), source })
 }
 
 async fn create(

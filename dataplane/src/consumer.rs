@@ -12,7 +12,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext, MessageStream, StreamConsumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::settings::ProjectSettings;
@@ -113,7 +113,17 @@ impl LogClient {
     pub async fn bounds(&self, partition: Partition) -> KafkaResult<(i64, i64)> {
         let name = format!("{}{}", self.prefix, partition.topic.name());
         let consumer = Arc::clone(&self.consumer);
-        let ask = move || consumer.fetch_watermarks(&name, i32::from(partition.index), ASK_TIMEOUT);
+        let ask = move || {
+            let bounds = || consumer.fetch_watermarks(&name, i32::from(partition.index), ASK_TIMEOUT);
+            match bounds() {
+                Err(error) if has_stale_metadata(&error) => {
+                    // The client would find the new leader by itself, seconds later.
+                    consumer.fetch_metadata(Some(&name), ASK_TIMEOUT)?;
+                    bounds()
+                }
+                answered => answered,
+            }
+        };
         tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
     }
 
@@ -131,6 +141,14 @@ impl LogClient {
         };
         tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
     }
+}
+
+fn has_stale_metadata(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownPartition | Code::NotLeaderForPartition | Code::LeaderNotAvailable | Code::UnknownTopic)
+    )
 }
 
 /// The records of one partition. Dropping it ends the reading.

@@ -55,6 +55,8 @@ enum Stop {
     Kafka(#[from] KafkaError),
     #[error("the header was changed by another")]
     Changed,
+    #[error("the generation is filled")]
+    Filled,
     #[error("the checkpoint does not fit the log: {0}")]
     Void(String),
     #[error("numbers are missing: {0:?}")]
@@ -106,6 +108,8 @@ struct Memory {
     filling: Option<u64>,
     /// The generation that is past the record that ends its epoch's opening.
     ended: Option<u64>,
+    /// What went wrong, until something goes right again.
+    failing: Option<String>,
     /// The fill beside the serving generation, and when it was begun.
     beside: Option<(tokio::task::JoinHandle<()>, Instant)>,
 }
@@ -121,19 +125,21 @@ impl Line {
                 Err(stop) => stop,
                 Ok(never) => match never {},
             };
-            metrics::REPEATS.inc();
             if matches!(stop, Stop::Asked) || self.stop.is_cancelled() {
                 break;
             }
-            self.report(&stop);
+            if !matches!(stop, Stop::Filled) {
+                metrics::REPEATS.inc();
+                self.report(&stop, &mut memory);
+            }
             if began.elapsed() > Duration::from_secs(5) {
                 pause = BACKOFF.0;
             }
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(if matches!(stop, Stop::Changed) { HELD_PAUSE } else { pause }) => {}
+                () = tokio::time::sleep(if matches!(stop, Stop::Changed | Stop::Filled) { HELD_PAUSE } else { pause }) => {}
             }
-            if !matches!(stop, Stop::Changed) {
+            if !matches!(stop, Stop::Changed | Stop::Filled) {
                 pause = (pause * 2).min(BACKOFF.1);
             }
         }
@@ -141,26 +147,52 @@ impl Line {
         metrics::READY.with_label_values(&[&self.partition.to_string()]).set(0);
     }
 
-    fn report(&self, stop: &Stop) {
-        let cause = std::error::Error::source(stop).map(|cause| {
-            let deeper = cause.source().map(|deeper| format!(": {deeper}")).unwrap_or_default();
-            format!(": {cause}{deeper}")
-        });
-        let reason = format!("{stop}{}", cause.unwrap_or_default());
+    fn report(&self, stop: &Stop, memory: &mut Memory) {
+        let mut reason = stop.to_string();
+        let mut cause = std::error::Error::source(stop);
+        while let Some(deeper) = cause {
+            let text = deeper.to_string();
+            if !reason.contains(&text) {
+                reason = format!("{reason}: {text}");
+            }
+            cause = deeper.source();
+        }
         let state = match stop {
             Stop::View(_) => State::WaitingForRedis,
             Stop::Kafka(_) => State::WaitingForBroker,
-            Stop::Asked | Stop::Changed | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
+            Stop::Asked | Stop::Changed | Stop::Filled | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
         };
-        tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
-        self.status.send_modify(|status| match stop {
-            Stop::View(_) => status.redis_error = Some(reason.clone()),
-            Stop::Kafka(_) => status.broker_error = Some(reason.clone()),
-            _ => {}
-        });
+        if matches!(stop, Stop::Changed) || memory.failing.as_ref() == Some(&reason) {
+            tracing::debug!(partition = %self.partition, reason, "beginning again at the checkpoint");
+        } else {
+            tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
+        }
+        if matches!(stop, Stop::View(_) | Stop::Kafka(_)) {
+            memory.failing = Some(reason.clone());
+        }
         self.tell(|status| {
             status.state = state;
             status.reason = Some(reason);
+        });
+        self.sum_up();
+    }
+
+    /// Something went right again.
+    fn well(&self, memory: &mut Memory, header: &Header, state: State) {
+        let recovered = memory.failing.take().is_some() || self.status.borrow().redis_error.is_some();
+        self.show(header, state, memory);
+        if recovered {
+            tracing::info!(partition = %self.partition, seq = header.seq, "applying again");
+            self.sum_up();
+        }
+    }
+
+    /// One partition that fails is enough for the whole to say so.
+    fn sum_up(&self) {
+        self.status.send_modify(|status| {
+            let of =
+                |state| status.partitions.values().find(|at| at.state == state && at.reason.is_some())?.reason.clone();
+            status.redis_error = of(State::WaitingForRedis);
         });
     }
 
@@ -168,18 +200,20 @@ impl Line {
         self.status.send_modify(|status| change(status.partitions.entry(self.partition).or_default()));
     }
 
-    fn show(&self, header: &Header, state: State) {
+    fn show(&self, header: &Header, state: State, memory: &Memory) {
         let label = self.partition.to_string();
         metrics::READY.with_label_values(&[&label]).set(i64::from(header.ready));
         self.tell(|status| {
             let other_epoch = status.epoch != header.epoch;
-            status.state = state;
+            if memory.failing.is_none() {
+                status.state = state;
+            }
             status.generation = header.generation;
             (status.epoch, status.seq, status.offset) = (header.epoch, header.seq, header.offset);
             status.ready = header.ready;
             status.seq_end = if other_epoch { header.seq } else { status.seq_end.max(header.seq) };
             status.lag = status.seq_end - header.seq;
-            if state == State::Serving {
+            if status.state == State::Serving {
                 status.reason = None;
             }
             metrics::LAG.with_label_values(&[&label]).set(i64::try_from(status.lag).unwrap_or(i64::MAX));
@@ -207,7 +241,6 @@ impl Line {
     async fn begin(&mut self, memory: &mut Memory) -> Result<(View, Header), Stop> {
         let link = self.redis.connect().await?;
         let mut view = View::open(link, self.keys.clone()).await?;
-        self.status.send_if_modified(|status| status.redis_error.take().is_some());
         let (stored, header) = view.header(self.partition).await?;
         let Some(header) = header else {
             let header = self.fill_in_place(&mut view, &stored, 0, memory).await?;
@@ -271,7 +304,7 @@ impl Line {
     async fn run_once(&mut self, memory: &mut Memory) -> Result<std::convert::Infallible, Stop> {
         let (mut view, header) = self.begin(memory).await?;
         let filling = memory.filling.is_some() && !header.ready;
-        self.show(&header, if filling { State::Filling } else { State::Verifying });
+        self.show(&header, if filling { State::Filling } else { State::Verifying }, memory);
         let position = self.position().await?;
         if header.offset >= 0 && header.applied_ms + u64::try_from(self.retention.delete_ms / 2).unwrap_or(0) < now_ms()
         {
@@ -398,7 +431,7 @@ impl Line {
             (false, true) => State::Filling,
             (false, false) => State::CatchingUp,
         };
-        self.show(&header, state(&header));
+        self.show(&header, state(&header), memory);
         loop {
             if call.is_none() && !gather.is_empty() {
                 let (batch, dead) = gather.take();
@@ -420,11 +453,11 @@ impl Line {
                 let reached = at_end || header.offset + 1 >= log_end;
                 if !header.ready && reached {
                     header = self.try_ready(&mut writer, header, memory).await?;
-                    self.show(&header, state(&header));
+                    self.show(&header, state(&header), memory);
                     if header.ready && filling {
                         // From here on it serves: entries go into the feed, holes are no longer accepted.
                         memory.filling = None;
-                        return Err(Stop::Changed);
+                        return Err(Stop::Filled);
                     }
                 }
             }
@@ -468,7 +501,7 @@ impl Line {
                         }
                         Outcome::Hole(_) | Outcome::Fenced(_) => return Err(Stop::Changed),
                     }
-                    self.show(&header, state(&header));
+                    self.well(memory, &header, state(&header));
                 }
                 next = stream.next(), if room => {
                     let mut next = next;
@@ -498,7 +531,9 @@ impl Line {
                 _ = tick.tick(), if call.is_none() => {
                     header = self.look(&mut writer, header).await?;
                     self.fill_beside_where_due(&header, memory);
-                    self.show(&header, state(&header));
+                    if gather.is_empty() {
+                        self.well(memory, &header, state(&header));
+                    }
                 }
             }
         }

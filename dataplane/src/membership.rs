@@ -13,8 +13,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
-use runtime::shutdown::Shutdown;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::consumer::base_config;
 use crate::settings::ProjectSettings;
@@ -74,7 +74,7 @@ impl ConsumerContext for Member {
     }
 }
 
-/// Joins the group and keeps its place until shutdown. Blocks: run it on a thread of its own.
+/// Joins the group and keeps its place until it is stopped. Blocks: run it on a thread of its own.
 ///
 /// # Errors
 /// The settings are refused.
@@ -82,7 +82,7 @@ pub fn run(
     settings: &ProjectSettings,
     owned: watch::Sender<Owned>,
     status: &watch::Receiver<ProjectorStatus>,
-    shutdown: &Shutdown,
+    stop: &CancellationToken,
 ) -> KafkaResult<()> {
     let member = Member { prefix: settings.topic_prefix.clone(), given: Mutex::default(), owned };
     let consumer: BaseConsumer<Member> = base_config(settings)
@@ -97,7 +97,7 @@ pub fn run(
     let topics: Vec<String> = Topic::ALL.iter().map(|topic| settings.topic(topic.name())).collect();
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut committed = Instant::now();
-    while !shutdown.is_begun() {
+    while !stop.is_cancelled() {
         // A record may slip through before the pause; it is nobody's.
         if let Some(Err(error)) = consumer.poll(POLL) {
             tracing::debug!(%error, "the group's member reports");

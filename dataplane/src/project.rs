@@ -67,6 +67,9 @@ pub async fn project(
     let (newest_sender, newest) = watch::channel(Newest::default());
     let (owned_sender, owned) = watch::channel(Owned::None);
     let mut parts = JoinSet::new();
+    // A thread does not end with the future that waits for it.
+    let stop = shutdown.token().child_token();
+    let _stopping = stop.clone().drop_guard();
     parts.spawn(watermarks::run(
         settings.clone(),
         log.clone(),
@@ -78,9 +81,9 @@ pub async fn project(
     parts.spawn(look_at_ends(log.clone(), signals, Arc::clone(&status), newest.clone(), shutdown.clone()));
     parts.spawn(sweep(settings.clone(), redis.clone(), signals, owned.clone(), shutdown.clone()));
     {
-        let (settings, status, shutdown) = (settings.clone(), status.subscribe(), shutdown.clone());
+        let (settings, status, stop) = (settings.clone(), status.subscribe(), stop.clone());
         parts.spawn_blocking(move || {
-            if let Err(error) = membership::run(&settings, owned_sender, &status, &shutdown) {
+            if let Err(error) = membership::run(&settings, owned_sender, &status, &stop) {
                 tracing::error!(%error, "no place in the consumer group: every partition is ours");
             }
         });

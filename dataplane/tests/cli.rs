@@ -144,7 +144,9 @@ async fn lists_go_through_pages_and_formats() {
             .contains("status=pending,active&order=-created&limit=500&cursor=1000")
     );
     assert_eq!(out.lines().next(), stub.state().signals.values().next().map(|(_, text)| text.as_str()));
-    let (_, out, _) = run(&stub, &["export"]).await;
+    stub.state().pages_away = 1;
+    let (code, out, err) = run(&stub, &["export"]).await;
+    assert!(code == 0 && err.contains("trying again in 1.0 s"), "{err}");
     assert_eq!(out.lines().collect::<HashSet<_>>().len(), 1203);
     let (_, out, _) = run(&stub, &["list", "--all", "-o", "json"]).await;
     let parsed: Vec<serde_json::Value> = serde_json::from_str(&out).expect("JSON");

@@ -360,9 +360,10 @@ impl Checker {
     }
 
     /// The last word: what was never seen is lost if the view has been shown to have moved past
-    /// it (`lost`); what was seen and never written, and may not have been written by one of the
-    /// operations in `open_ops` (outcome unknown), is a phantom. Returns the open writes.
-    pub fn finish(&mut self, lost: bool, open_ops: &dyn Fn(u64) -> bool) -> Vec<Write> {
+    /// it (`lost`); what was seen and never written, and can't have been written by a command
+    /// whose outcome is unknown (`unsure`, by operation and entity), is a phantom. Returns the open
+    /// writes.
+    pub fn finish(&mut self, lost: bool, unsure: &dyn Fn(Option<u64>, u128) -> bool) -> Vec<Write> {
         let mut left: Vec<Write> = self.open.values().flat_map(|open| open.writes.iter().copied()).collect();
         left.sort_by_key(|write| write.intended);
         if lost {
@@ -377,21 +378,20 @@ impl Checker {
                 self.example("lost", &text);
             }
         }
-        let phantoms: Vec<String> = self
-            .open
-            .iter()
-            .flat_map(|(id, open)| open.early.iter().map(move |sighting| (id, sighting)))
+        let unexplained =
+            self.open.iter().flat_map(|(&id, open)| open.early.iter().map(move |sighting| (id, sighting)));
+        let phantoms: Vec<String> = unexplained
             .filter(|(id, sighting)| {
                 let key = self.keys.get(id).copied().unwrap_or_default();
-                // Where an outcome is unknown, the versions of the key can't be told apart.
-                let unsure = key.accepted < key.accepted_max && sighting.version <= key.accepted_max;
-                !unsure
-                    && !sighting.op.is_some_and(open_ops)
-                    && sighting.sight == Sight::Present
-                    && sighting.version > key.accepted_max
+                let written = match sighting.sight {
+                    Sight::Present => sighting.version <= key.accepted_max,
+                    Sight::Deleted => key.accepted_deleted,
+                };
+                !written && !unsure(sighting.op, *id)
             })
             .map(|(id, sighting)| {
-                format!("{}: version {} was seen, and nobody wrote it", uuid_text(*id), sighting.version)
+                let what = if sighting.sight == Sight::Deleted { "a deletion at version" } else { "version" };
+                format!("{}: {what} {} was seen, and nobody wrote it", uuid_text(id), sighting.version)
             })
             .collect();
         for text in phantoms {

@@ -1,19 +1,23 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use loadgen::client::Exchange;
+use loadgen::compare;
 use loadgen::journal::Shared;
 use loadgen::manifest::Manifest;
 use loadgen::options::{Load, RunOptions, Targets, rate};
+use loadgen::report;
 use loadgen::run::{self, Finished};
 use loadgen::slo::Slo;
-use loadgen::summary::{Latency, Summary};
+use loadgen::summary::{Latency, Summary, Verdict};
+use loadgen::sweep::{self, Plan, Point};
 use loadgen::verify;
 
 /// A command could not be done at all.
@@ -35,8 +39,68 @@ struct Cli {
 enum Subcommands {
     /// Send a load, measure and check
     Run(Box<RunArguments>),
-    /// Compare Postgres with the view
+    /// Find the highest rate that holds the objectives with a flat lag
+    Sweep(Box<SweepArguments>),
+    /// Say whether B differs from A: folders of five runs or more each, or two stacks to measure
+    Compare(Box<CompareArguments>),
+    /// Render the report of a run again from its data, or the index of a folder of runs
+    Report {
+        /// Folder of a run, of a sweep, or of several of them
+        dir: PathBuf,
+    },
+    /// Compare Postgres with the view: exit code 0 where they agree, 4 where they do not
     Verify(Targets),
+}
+
+#[derive(Debug, clap::Args)]
+struct SweepArguments {
+    /// First rate
+    #[arg(long, value_parser = rate, default_value = "500", value_name = "RATE")]
+    from: f64,
+    /// Highest rate
+    #[arg(long, value_parser = rate, default_value = "100000", value_name = "RATE")]
+    to: f64,
+    /// From one rate to the next on the way up
+    #[arg(long, default_value_t = 2.0, value_name = "FACTOR")]
+    factor: f64,
+    /// How close the bisection comes, in percent
+    #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
+    precision: f64,
+    /// Runs at the knee; most of them must hold
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    repeats: usize,
+    #[command(flatten)]
+    load: Load,
+    /// An objective; several together
+    #[arg(long = "slo", default_value = "l2c:p99<50ms", value_name = "OBJECTIVE")]
+    slos: Vec<Slo>,
+    /// Folder for the reports; made if need be
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    targets: Targets,
+}
+
+#[derive(Debug, clap::Args)]
+struct CompareArguments {
+    /// Folder of runs, or the `env` file of a running stack
+    a: PathBuf,
+    /// The same of the other side
+    b: PathBuf,
+    /// Compare different machines, different loads or too few runs all the same, and say so
+    #[arg(long)]
+    force: bool,
+    /// Runs on each side, done in turns (ABBA), when A and B are stacks
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    runs: usize,
+    /// Commands per second, when A and B are stacks
+    #[arg(long, value_parser = rate, default_value = "500", value_name = "RATE")]
+    rate: f64,
+    #[command(flatten)]
+    load: Load,
+    /// Folder for the comparison (and its runs, when A and B are stacks)
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,6 +132,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Subcommands::Run(arguments) => run_once(*arguments),
+        Subcommands::Sweep(arguments) => sweep_rates(*arguments),
+        Subcommands::Compare(arguments) => compare_runs(*arguments),
+        Subcommands::Report { dir } => render_again(&dir),
         Subcommands::Verify(targets) => verify_planes(&targets),
     };
     match outcome {
@@ -108,9 +175,153 @@ fn measured_run(options: RunOptions, shared: Arc<Shared>) -> anyhow::Result<(Fin
         let failed = || format!("{} can't be written", folder.display());
         let text = serde_json::to_vec_pretty(&finished.summary)?;
         std::fs::write(folder.join("summary.json"), text).with_context(failed)?;
+        finished.recorder.write_totals(folder, finished.summary.measured_s).with_context(failed)?;
         manifest.write(folder, finished.seed, &finished.priority, finished.measured_at).with_context(failed)?;
     }
+    if let Some(folder) = &folder {
+        report::render(folder)?;
+    }
     Ok((finished, folder))
+}
+
+fn sweep_rates(arguments: SweepArguments) -> anyhow::Result<u8> {
+    let plan = Plan {
+        from: arguments.from,
+        to: arguments.to.max(arguments.from),
+        factor: arguments.factor.max(1.1),
+        precision: 1.0 + arguments.precision.max(1.0) / 100.0,
+        repeats: arguments.repeats,
+    };
+    let stop = Arc::new(Shared::default());
+    heed_signals(Arc::clone(&stop))?;
+    let mut number = 0;
+    let mut sweep = sweep::search(plan, |rate| -> anyhow::Result<Option<Point>> {
+        number += 1;
+        let name = format!("{number:02}-{rate:.0}");
+        let options = RunOptions {
+            targets: arguments.targets.clone(),
+            load: arguments.load.clone(),
+            rate,
+            slos: arguments.slos.clone(),
+            out: Some(arguments.out.join(&name)),
+            quiet: true,
+            panel: false,
+        };
+        let Some(finished) = one_of_many(options, &stop)? else { return Ok(None) };
+        let point = Point::of(&finished.summary, &name);
+        eprintln!(
+            "{rate:>8.0}/s offered, {:>8.0}/s achieved, l2c p50 {:.2} p99 {:.2} ms: {}{}",
+            point.achieved_per_s,
+            point.l2c_p50_ms,
+            point.l2c_p99_ms,
+            point.verdict.name(),
+            if point.held { "" } else { ", did not hold" }
+        );
+        Ok(Some(point))
+    })?;
+    sweep.slo = arguments.slos.iter().map(|slo| slo.text().to_owned()).collect();
+    sweep::render(&arguments.out, &sweep)?;
+    println!("{}", sweep.headline());
+    Ok(sweep.exit_code())
+}
+
+/// A run in a series; `None` once the series was interrupted.
+fn one_of_many(options: RunOptions, stop: &Arc<Shared>) -> anyhow::Result<Option<Finished>> {
+    if stop.interrupted.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let shared = Arc::new(Shared::default());
+    let over = Arc::new(AtomicBool::new(false));
+    let passing_on = {
+        let (shared, stop, over) = (Arc::clone(&shared), Arc::clone(stop), Arc::clone(&over));
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                if stop.interrupted.load(Ordering::Relaxed) {
+                    shared.interrupted.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        })
+    };
+    let outcome = measured_run(options, shared);
+    over.store(true, Ordering::Relaxed);
+    let _ = passing_on.join();
+    let (finished, _) = outcome?;
+    Ok((!stop.interrupted.load(Ordering::Relaxed)).then_some(finished))
+}
+
+fn compare_runs(arguments: CompareArguments) -> anyhow::Result<u8> {
+    let (mut a, mut b) = (arguments.a.clone(), arguments.b.clone());
+    if a.is_file() && b.is_file() {
+        let out = arguments.out.clone().context("--out is needed for the runs against two stacks")?;
+        let stop = Arc::new(Shared::default());
+        heed_signals(Arc::clone(&stop))?;
+        let (targets_a, targets_b) = (targets_of(&a)?, targets_of(&b)?);
+        (a, b) = (out.join("a"), out.join("b"));
+        for run in 0..arguments.runs * 2 {
+            let turn_of_b = compare::turn_of_b(run);
+            let side = if turn_of_b { &b } else { &a };
+            let options = RunOptions {
+                targets: if turn_of_b { targets_b.clone() } else { targets_a.clone() },
+                load: arguments.load.clone(),
+                rate: arguments.rate,
+                slos: Vec::new(),
+                out: Some(side.join(format!("{run:02}"))),
+                quiet: true,
+                panel: false,
+            };
+            let Some(finished) = one_of_many(options, &stop)? else { anyhow::bail!("interrupted") };
+            let l2c = finished.summary.l2c.map_or((0.0, 0.0), |l2c| (l2c.p50_ms, l2c.p99_ms));
+            eprintln!(
+                "{} {}: l2c p50 {:.2} p99 {:.2} ms, {:.0}/s",
+                if turn_of_b { 'B' } else { 'A' },
+                finished.summary.verdict.name(),
+                l2c.0,
+                l2c.1,
+                finished.summary.achieved_per_s
+            );
+        }
+    }
+    let comparison = compare::compare(&a, &b, arguments.force)?;
+    if let Some(out) = &arguments.out {
+        std::fs::create_dir_all(out).with_context(|| format!("{} can't be made", out.display()))?;
+        compare::render(out, &comparison)?;
+    }
+    println!("{}", comparison.headline());
+    Ok(if comparison.regressed() { Verdict::SloFailed.exit_code() } else { 0 })
+}
+
+/// The client variables in a stack's `env` file.
+fn targets_of(env: &Path) -> anyhow::Result<Targets> {
+    let text = report::read(env)?;
+    let variable = |name: &str| {
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("export ")?.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
+            .with_context(|| format!("{} does not set {name}", env.display()))
+    };
+    Ok(Targets {
+        control_url: variable("NEXUS_CONTROL_URL")?,
+        dataplane_url: variable("NEXUS_DATAPLANE_URL")?.split(',').map(str::to_owned).collect(),
+        api_key: variable("NEXUS_API_KEY")?,
+    })
+}
+
+fn render_again(dir: &Path) -> anyhow::Result<u8> {
+    if dir.join("summary.json").is_file() {
+        println!("{}", report::render(dir)?.display());
+    } else if dir.join("sweep.json").is_file() {
+        sweep::render(dir, &report::read_json(&dir.join("sweep.json"))?)?;
+        println!("{}", dir.join("report.html").display());
+    } else if dir.join("compare.json").is_file() {
+        compare::render(dir, &report::read_json(&dir.join("compare.json"))?)?;
+        println!("{}", dir.join("report.html").display());
+    } else {
+        let count = report::index::render(dir)?;
+        println!("{}: {count} runs", dir.join("README.md").display());
+    }
+    Ok(0)
 }
 
 /// The first Ctrl-C (or SIGTERM) ends the run early, with a valid report; the second ends it.

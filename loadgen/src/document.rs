@@ -130,7 +130,11 @@ fn fast(bytes: &[u8], run: &RunTag) -> Option<(u128, u32, Option<u64>)> {
         return None;
     }
     let version = decimal(number)?;
-    let op = rest.strip_prefix(br#""title":""#).and_then(|title| op_of_title(title, run));
+    let op = match rest.strip_prefix(br#""title":""#) {
+        Some(title) => op_of_title(title, run),
+        None if rest.starts_with(b"\"version\":") => None,
+        None => return None,
+    };
     Some((id, u32::try_from(version).ok()?, op))
 }
 

@@ -160,6 +160,8 @@ pub enum Message {
     Commands(Vec<CommandRecord>),
     /// Commands that were due: how late the pacer noticed and sent them, in nanoseconds.
     OwnDelays(Vec<u64>),
+    /// Commands of the measured phase that were due and will not be sent: how long they had waited.
+    Unsent(Vec<u64>),
     /// What the watch showed.
     Seen(Vec<Sighting>),
     /// Reads that ended.

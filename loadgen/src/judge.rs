@@ -86,6 +86,11 @@ impl Judge {
                     self.recorder.own_delay(nanos, true);
                 }
             }
+            Message::Unsent(waits) => {
+                for waited in waits {
+                    self.recorder.unsent(waited);
+                }
+            }
             Message::Seen(sightings) => {
                 for sighting in sightings {
                     self.checker.seen(sighting);

@@ -27,6 +27,8 @@ const HOUSEKEEPING: u64 = 5 * MILLISECOND;
 /// First pause before an open outcome is asked for again; doubles to [`SETTLE_PAUSE_MAX`].
 const SETTLE_PAUSE: u64 = 50 * MILLISECOND;
 const SETTLE_PAUSE_MAX: u64 = 1_000 * MILLISECOND;
+/// How long after the end of the schedule commands that were due before it may still be sent.
+const GRACE: u64 = 250 * MILLISECOND;
 /// Poller numbers of the sampling connections start here.
 const PROBE_TOKENS: u64 = 1 << 32;
 
@@ -306,6 +308,7 @@ impl Pacer {
             send.cut(now);
             notice.cut(now);
         }
+        self.give_up(now);
         self.shared.pacer_cpu.store(thread_cpu(), Ordering::Relaxed);
         if let Source::Follow { send, notice, .. } = &self.source {
             let backlog = notice.index().saturating_sub(send.index());
@@ -327,6 +330,22 @@ impl Pacer {
                 self.reporter.send(Message::CommandsIdle);
             }
         }
+    }
+
+    /// Ends the schedule: what the servers have kept waiting past its end is not sent any more.
+    fn give_up(&mut self, now: u64) {
+        let Source::Follow { send, measure_from, .. } = &mut self.source else { return };
+        if now < send.end().saturating_add(GRACE) || send.peek().is_none() {
+            return;
+        }
+        let mut waits = Vec::new();
+        while let Some(due) = send.peek() {
+            if due >= *measure_from {
+                waits.push(now - due);
+            }
+            send.advance();
+        }
+        self.reporter.send(Message::Unsent(waits));
     }
 
     fn report(&mut self) {
@@ -359,7 +378,8 @@ impl Pacer {
                 if !settled {
                     for &operation in &flight.operations {
                         self.workload.unknown(operation);
-                        self.record(&flight, operation, Row::empty(outcome, status), now);
+                        let id = self.workload.id_of(operation).unwrap_or(0);
+                        self.record(&flight, operation, Row { id, ..Row::empty(outcome, status) }, now);
                     }
                 }
                 if self.settings.idempotency {

@@ -221,7 +221,9 @@ pub struct Recorder {
     interval_accepted: u64,
     reads: u64,
     reads_failed: u64,
-    open: std::collections::HashMap<u64, (Outcome, bool)>,
+    /// Commands whose outcome is unknown: as what they were counted, and the entity (0: a create).
+    open: std::collections::HashMap<u64, (Outcome, u128)>,
+    unsent: u64,
     rows: Vec<Row>,
     files: Option<Files>,
     schedule_start: u64,
@@ -259,7 +261,7 @@ impl Recorder {
         let since_epoch = wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         write!(
             files.hlog,
-            "#[Histogram log format version 1.3]\n#[Values are nanoseconds; Interval_Max is in ms]\n#[StartTime: {since_epoch:.3} (seconds since epoch)]\n#[BaseTime: {since_epoch:.3} (seconds since epoch)]\n\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n"
+            "{LOG_HEADER}#[StartTime: {since_epoch:.3} (seconds since epoch)]\n#[BaseTime: {since_epoch:.3} (seconds since epoch)]\n\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n"
         )
     }
 
@@ -268,7 +270,7 @@ impl Recorder {
         let measured = record.phase == Phase::Measured;
         let opened = if record.settled { self.open.remove(&record.op) } else { None };
         if record.outcome.is_open() {
-            self.open.insert(record.op, (record.outcome, measured));
+            self.open.insert(record.op, (record.outcome, record.id));
         }
         if measured {
             self.counts.add(record, opened.map(|(outcome, _)| outcome));
@@ -367,6 +369,20 @@ impl Recorder {
         Ok(self.rows.last().expect("just pushed"))
     }
 
+    /// Writes the measured phase as one interval per measure to `total.hlog` in `folder`.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write_totals(&self, folder: &Path, measured_s: f64) -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join("total.hlog"))?);
+        writeln!(
+            file,
+            "{LOG_HEADER}\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
+        )?;
+        write_set(&mut file, &mut V2DeflateSerializer::new(), &self.total, 0.0, measured_s)?;
+        file.flush()
+    }
+
     /// Writes out what is buffered.
     ///
     /// # Errors
@@ -403,10 +419,30 @@ impl Recorder {
         (self.reads, self.reads_failed)
     }
 
-    /// The outcome of this operation is still open.
+    /// Counts a command of the measured phase that was due and never sent: its response time is
+    /// at least its wait.
+    pub fn unsent(&mut self, waited: u64) {
+        self.unsent += 1;
+        self.total.record(Measure::Command, waited);
+        self.interval.record(Measure::Command, waited);
+    }
+
+    /// Commands of the measured phase that were due and never sent.
+    #[must_use]
+    pub fn unsent_count(&self) -> u64 {
+        self.unsent
+    }
+
+    /// The outcome of this operation is unknown.
     #[must_use]
     pub fn is_open(&self, op: u64) -> bool {
         self.open.contains_key(&op)
+    }
+
+    /// The entities on which an outcome is unknown.
+    #[must_use]
+    pub fn open_entities(&self) -> std::collections::HashSet<u128> {
+        self.open.values().map(|(_, id)| *id).collect()
     }
 
     /// All intervals so far.
@@ -424,28 +460,40 @@ pub fn to_ms(nanos: u64) -> f64 {
 
 const ROW_HEADER: &str = "second,phase,offered_per_s,ended,accepted,not_accepted,visible,outstanding,backlog,command_p50_ms,command_p99_ms,command_max_ms,service_p99_ms,l2c_p50_ms,l2c_p99_ms,l2c_max_ms,reads,read_p99_ms,pacer_cpu,observer_cpu,violations";
 
+const LOG_HEADER: &str = "#[Histogram log format version 1.3]\n#[Values are nanoseconds; Interval_Max is in ms]\n";
+
+/// One line of an interval log for each measure that has values.
+fn write_set(
+    log: &mut impl Write,
+    serializer: &mut V2DeflateSerializer,
+    set: &Set,
+    start: f64,
+    length: f64,
+) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    for measure in Measure::ALL {
+        let histogram = set.of(measure);
+        if histogram.is_empty() {
+            continue;
+        }
+        bytes.clear();
+        serializer.serialize(histogram, &mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
+        writeln!(
+            log,
+            "Tag={},{start:.3},{length:.3},{:.3},{}",
+            measure.name(),
+            histogram.max() as f64 / 1e6,
+            STANDARD.encode(&bytes)
+        )?;
+    }
+    Ok(())
+}
+
 impl Files {
     fn write(&mut self, row: &Row, set: &Set, from: u64, to: u64, base: u64) -> std::io::Result<()> {
         let start = seconds(from.saturating_sub(base));
         let length = seconds(to.saturating_sub(from));
-        let mut bytes = Vec::new();
-        for measure in Measure::ALL {
-            let histogram = set.of(measure);
-            if histogram.is_empty() {
-                continue;
-            }
-            bytes.clear();
-            self.serializer
-                .serialize(histogram, &mut bytes)
-                .map_err(|error| std::io::Error::other(error.to_string()))?;
-            writeln!(
-                self.hlog,
-                "Tag={},{start:.3},{length:.3},{:.3},{}",
-                measure.name(),
-                histogram.max() as f64 / 1e6,
-                STANDARD.encode(&bytes)
-            )?;
-        }
+        write_set(&mut self.hlog, &mut self.serializer, set, start, length)?;
         writeln!(
             self.timeline,
             "{:.3},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.3},{:.3},{}",

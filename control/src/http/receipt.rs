@@ -23,8 +23,8 @@ impl<C: Commands, R: Reads> Api<C, R> {
     pub(super) async fn perform(&self, intake: Intake, work: Result<Work, Problem>) -> Result<Response<Body>, Failure> {
         let work = match work {
             Ok(work) => work,
-            // What its key stands for comes before what is wrong with the request.
-            Err(problem) if intake.is_idempotent() => Work::Invalid(problem),
+            // What its key stands for comes before the rules that the request breaks, not before its form.
+            Err(problem) if intake.is_idempotent() && problem.kind.status != 400 => Work::Invalid(problem),
             Err(problem) => return Err(problem.into()),
         };
         let administers = work.is_administration();

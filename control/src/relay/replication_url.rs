@@ -21,6 +21,9 @@ pub enum UrlError {
 /// # Errors
 /// [`UrlError`].
 pub fn parse(url: &str, slot: &str, publication: &str) -> Result<ReplicationConfig, UrlError> {
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(UrlError::Malformed("it does not begin with postgres://".into()));
+    }
     let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| UrlError::Malformed(error.to_string()))?;
     if matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
         return Err(UrlError::Tls);
@@ -75,7 +78,7 @@ mod tests {
         let config = parse("postgres://u%40x:p%3Aw%2F@127.0.0.1:5433/db", "s", "p").expect("a URI");
         assert_eq!((config.user.as_str(), config.password.as_str()), ("u@x", "p:w/"));
         assert_eq!((config.host.as_str(), config.port, config.database.as_str()), ("127.0.0.1", 5433, "db"));
-        let config = parse("postgresql://u@/db?host=/run/postgresql&password=x%20y", "s", "p").expect("a URI");
+        let config = parse("postgresql://u@localhost/db?host=/run/postgresql&password=x%20y", "s", "p").expect("a URI");
         assert_eq!((config.host.as_str(), config.password.as_str()), ("/run/postgresql", "x y"));
         assert_eq!(parse("postgres://u@h/db?sslmode=require", "s", "p").err(), Some(UrlError::Tls));
         assert!(matches!(parse("mysql://", "s", "p"), Err(UrlError::Malformed(_))));

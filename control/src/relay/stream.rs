@@ -152,10 +152,11 @@ impl Line {
         if !database.store_proven(epoch, self.run).await? {
             return Err(RelayError::Superseded(epoch));
         }
-        // What was found is not in the copy yet, unless it was read from there; storing it again is harmless.
+        // What was found may not be in the copy yet; storing it again, word for word, is harmless.
         let record = serde_json::to_string(&self.progress.position).expect("a position is JSON");
         let found =
             Published { record_offset: self.progress.record_offset, record, end_lsn: self.progress.position.end_lsn };
+        self.progress.position.run = self.run;
         let published = watch::Sender::new(found);
         let (confirm, mut confirmed) = mpsc::channel(4);
         let beating = beat(database, epoch, history, published.subscribe(), confirm);

@@ -15,6 +15,7 @@ use super::database::{Database, Published};
 use super::readback::Reader;
 use super::stream::{Line, Progress};
 use super::{RelayError, RelaySettings, Reporter, replication_url};
+use crate::apart::apart;
 use crate::history::{self, Broken, Chain, Facts, Found, Redelivery};
 use crate::publisher::{self, Outgoing, Publisher};
 use crate::relay_status::RelayState;
@@ -93,8 +94,7 @@ pub(super) async fn take_over(
         let (ends, occupied) = reader.log_ends(&all)?;
         Ok::<_, RelayError>((found, records, ends, occupied))
     };
-    let read = tokio::task::spawn_blocking(reading).await.expect("reading back does not panic");
-    let (found, records, ends, occupied) = read?;
+    let (found, records, ends, occupied) = apart("relay-readback", reading).await?;
 
     let offset = found.as_ref().map(|found| found.offset);
     let facts = Facts {
@@ -111,9 +111,7 @@ pub(super) async fn take_over(
         delete_retention_ms: limits.delete_retention_ms,
     };
     let (found, redelivery) = match (history::prove(&facts)?, offset) {
-        (Chain::Continues(position, redelivery), Some(offset)) => {
-            (Found { offset, position: Position { run, ..*position } }, redelivery)
-        }
+        (Chain::Continues(position, redelivery), Some(offset)) => (Found { offset, position: *position }, redelivery),
         // Nothing was found, so nothing continues: the first broker transaction is the position alone.
         (Chain::Continues(..) | Chain::First, _) => {
             let position = Position {

@@ -50,8 +50,8 @@ impl Failure {
         match code.as_str() {
             // Serialization, deadlock, lock or statement time-out; a plan that a migration made stale.
             "40001" | "40P01" | "55P03" | "57014" | "0A000" | "26000" => Failure::Conflict(error),
-            // A standby: reads only.
-            "25006" => Failure::Away(Some(error)),
+            // A standby: it takes no writes, and gives no transaction its number.
+            "25006" | "55000" => Failure::Away(Some(error)),
             "42P01" | "3F000" | "42501" | "42703" => Failure::Unmigrated(Some(error)),
             _ => match &code[..code.len().min(2)] {
                 "08" | "53" | "57" | "58" | "25" => Failure::Away(Some(error)),

@@ -51,7 +51,8 @@ impl Inner {
 
     /// The requests in one transaction, run again as long as that is safe and may help.
     async fn transact(self: &Arc<Self>, requests: &[&Request], oldest: Instant) -> Result<Vec<Answer>, Failure> {
-        let deadline = (oldest + self.settings.away_after).max(Instant::now() + TRY_MIN);
+        let began = Instant::now();
+        let deadline = (oldest + self.settings.away_after).max(began + TRY_MIN);
         let (mut reconnect, mut conflicts) = (false, 0);
         loop {
             let failure = match self.attempt(requests, deadline, reconnect).await {
@@ -60,7 +61,10 @@ impl Inner {
             };
             self.metrics.reruns.with_label_values(&[failure.reason()]).inc();
             match failure {
-                Failure::Conflict(_) | Failure::KeyTaken if conflicts < CONFLICTS_MAX => {
+                // Quick ones are worth many tries; waits for somebody's lock use up the time.
+                Failure::Conflict(_) | Failure::KeyTaken
+                    if conflicts < CONFLICTS_MAX && began.elapsed() < self.settings.statement_timeout =>
+                {
                     conflicts += 1;
                     tokio::time::sleep(Duration::from_millis(1 << conflicts.min(6))).await;
                 }

@@ -81,6 +81,7 @@ WITH created AS (
 ), tombstones AS (
     INSERT INTO nexus.deleted_signals (id, version, at)
     SELECT id, version, now() FROM unnest($20::uuid[], $21::bigint[]) AS r (id, version)
+    ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, at = EXCLUDED.at
 ), kept AS (
     INSERT INTO nexus.idempotency_keys (identity, key, fingerprint, status, body, etag, location, token, created_at)
     SELECT r.*, now()

@@ -2,6 +2,7 @@
 //! environment variable to be the relay.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use control::relay::Relay;
 use infrastructure::{Process, Signal};
@@ -40,6 +41,15 @@ impl RelayProcess {
         self.0.wait().expect("gone");
     }
 
+    /// The processor time that it has taken.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("the process is there");
+        let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        // The kernel counts in hundredths of a second (USER_HZ).
+        Duration::from_millis(ticks * 10)
+    }
+
     fn process(&self) -> Process {
         Process::of(self.0.id()).expect("the relay's process is there")
     }
@@ -58,7 +68,10 @@ fn relay_process() {
     if std::env::var_os(TOLD).is_none() {
         return;
     }
+    if std::env::var_os("NEXUS_LOG").is_some() {
+        runtime::telemetry::init().expect("logs");
+    }
     let settings = settings(&std::env::vars().collect::<Vec<_>>());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(Relay::new(settings).run(CancellationToken::new())).expect("the settings work");
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    executor.block_on(Relay::new(settings).run(CancellationToken::new())).expect("the settings work");
 }

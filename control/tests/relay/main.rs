@@ -3,6 +3,7 @@
 mod broken;
 mod child;
 mod faults;
+mod latency;
 mod order;
 mod place;
 mod poison;

@@ -145,6 +145,24 @@ impl Place {
         records
     }
 
+    /// How many offsets the partitions of signals have used: committed, aborted or still open.
+    pub async fn log_ends(&self) -> i64 {
+        let topics = self.settings.topics.clone();
+        let ask = move || {
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", &topics.brokers)
+                .set("isolation.level", "read_uncommitted")
+                .create()
+                .expect("a consumer");
+            let end = |index| {
+                let asked = consumer.fetch_watermarks(&topics.name(Topic::Signals), index, PATIENCE);
+                asked.expect("the broker is there").1
+            };
+            (0..i32::from(topics.partitions)).map(end).sum()
+        };
+        tokio::task::spawn_blocking(ask).await.expect("asked")
+    }
+
     /// Every committed position.
     pub async fn positions(&self) -> Vec<Position> {
         let topics = self.settings.topics.clone();

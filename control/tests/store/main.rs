@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod administration;
+mod crash;
 mod idempotency;
 mod lost;
 mod queue;

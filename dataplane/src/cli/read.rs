@@ -1,7 +1,7 @@
 //! Reads from the data plane: `list`, `get`, `export`.
 
 use std::io::{self, BufWriter, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contract::json::Json;
 use contract::query::{LIMIT_MAX, Resource};
@@ -18,6 +18,9 @@ use super::terminal;
 static PREFER: HeaderName = HeaderName::from_static("prefer");
 /// The server counts a longer wait as this.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a walk waits for a server that went away in the middle of it.
+const WALK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The path of a resource.
 #[must_use]
@@ -84,14 +87,14 @@ impl Walk<'_> {
     ) -> Result<Option<String>, CliError> {
         let mut left = self.limit;
         loop {
-            let page = left.map_or(LIMIT_MAX, |left| usize::try_from(left).unwrap_or(LIMIT_MAX).min(LIMIT_MAX));
+            let most = left.map_or(LIMIT_MAX, |left| usize::try_from(left).unwrap_or(LIMIT_MAX).min(LIMIT_MAX));
             let mut parameters = self.parameters.clone();
-            parameters.push(format!("limit={page}"));
+            parameters.push(format!("limit={most}"));
             if let Some(cursor) = &self.cursor {
                 parameters.push(format!("cursor={}", segment(cursor)));
             }
             let call = Call::get(format!("{}?{}", path(self.resource), parameters.join("&")));
-            let answer = client.call(&consistent(call, self.consistency)?).await?;
+            let answer = page(client, &consistent(call, self.consistency)?, self.cursor.is_some()).await?;
             let body = parse(&answer.body)?;
             let Some(Json::Array(items)) = body.get("items") else {
                 return Err(CliError::Failed("the server's answer has no items".to_owned()));
@@ -115,6 +118,27 @@ impl Walk<'_> {
             self.cursor = next;
             out.flush()?;
         }
+    }
+}
+
+/// One page. In the middle of a walk a server that is away for a moment is waited for: the cursor
+/// is still good when it is back.
+async fn page(client: &mut Client, call: &Call, midway: bool) -> Result<Answer, CliError> {
+    let deadline = Instant::now() + if midway { WALK_PATIENCE } else { Duration::ZERO };
+    loop {
+        let (error, pause) = match client.call(call).await {
+            Err(CliError::Problem(report)) if matches!(report.status.as_u16(), 429 | 503) => {
+                let pause = Duration::from_secs(report.retry_after.unwrap_or(1));
+                (CliError::Problem(report), pause)
+            }
+            Err(error @ CliError::Unreachable { .. }) => (error, Duration::from_millis(500)),
+            other => return other,
+        };
+        if Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        terminal::note(&format!("{error}; trying again in {:.1} s", pause.as_secs_f64()));
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -209,14 +233,14 @@ pub async fn get_with_token(
     token: &str,
     wait: Duration,
 ) -> Result<Answer, CliError> {
-    let deadline = std::time::Instant::now() + wait;
+    let deadline = Instant::now() + wait;
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let consistency = Consistency { token: vec![token.to_owned()], wait: left };
         let call = consistent(Call::get(entity_path(resource, id)), &consistency)?;
         match client.call(&call).await {
             Err(CliError::Problem(report)) if report.code == "not-yet-consistent" => {
-                if deadline <= std::time::Instant::now() {
+                if deadline <= Instant::now() {
                     let (url, seconds) = (client.url(), wait.as_secs_f64());
                     return Err(CliError::NotYetConsistent(format!(
                         "The command is done, but the view at {url} does not show it after {seconds} s; `nexus-cli lag` tells how far behind it is"

@@ -23,6 +23,18 @@ pub fn size() -> Option<(usize, usize)> {
     Some((usize::from(rows), usize::from(columns)))
 }
 
+/// Columns that `text` takes on a terminal.
+#[must_use]
+pub fn width(text: &str) -> usize {
+    console::measure_text_width(text)
+}
+
+/// `text`, cut to so many columns.
+#[must_use]
+pub fn cut(text: &str, columns: usize) -> String {
+    console::truncate_str(text, columns, "…").into_owned()
+}
+
 /// Writes a line to standard error. Nobody listening there is no reason to stop.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
@@ -40,22 +52,24 @@ impl Screen {
     /// # Errors
     /// The terminal is gone.
     pub fn draw(&mut self, picture: &str) -> Result<(), CliError> {
-        let rows = size().map_or(24, |(rows, _)| rows).max(4);
+        let (rows, columns) = size().unwrap_or((24, 80));
+        let rows = rows.max(4);
         let all = picture.lines().count();
         let mut out = String::with_capacity(picture.len() + 32);
         if self.lines > 0 {
             out.push_str(&format!("\x1b[{}A\r\x1b[J", self.lines));
         }
-        let cut = all > rows - 1;
-        let shown = if cut { rows - 2 } else { all };
+        let too_tall = all > rows - 1;
+        let shown = if too_tall { rows - 2 } else { all };
         for line in picture.lines().take(shown) {
-            out.push_str(line);
+            // A line that wraps would count as two.
+            out.push_str(&cut(line, columns.max(1)));
             out.push('\n');
         }
-        if cut {
+        if too_tall {
             out.push_str(&format!("… {} more lines\n", all - shown));
         }
-        self.lines = shown + usize::from(cut);
+        self.lines = shown + usize::from(too_tall);
         let mut stdout = io::stdout().lock();
         stdout.write_all(out.as_bytes())?;
         stdout.flush()?;

@@ -52,8 +52,8 @@ pub struct State {
     pub resumed_from: Vec<Option<String>>,
     /// What each watch to come is sent before its connection is cut.
     pub streams: VecDeque<String>,
-    /// What `/version` calls itself for the control plane's port.
-    next: u64,
+    /// How many pages of a list, after the first, are answered 503 first.
+    pub pages_away: usize,
     made: u64,
 }
 
@@ -240,6 +240,10 @@ fn route(
             response.headers_mut().insert("content-type", "text/event-stream".parse().expect("a value"));
             response
         }
+        ("GET", "/v1/signals", _) if query.contains("cursor=") && state.pages_away > 0 => {
+            state.pages_away -= 1;
+            refuse(&Problem::new(&problem::VIEW_NOT_READY, "the view is being filled"))
+        }
         ("GET", "/v1/signals", _) => list(state, query),
         ("POST", "/v1/signals:batch", _) => {
             let key = key.expect("every batch has a key");
@@ -267,7 +271,6 @@ fn route(
             r#"{"id":"k1","name":"ci","hint":"nxs_…abcd","secret":"nxs_secret","created_at":"2026-01-01T00:00:00.000000Z","expires_at":null}"#,
         ),
         ("GET", _, Some(id)) => {
-            state.next += 1;
             if header("nexus-token").is_some() && state.stale_reads > 0 {
                 state.stale_reads -= 1;
                 return refuse(&Problem::new(&problem::NOT_YET_CONSISTENT, "the view is behind"));

@@ -27,7 +27,7 @@ fn gone(id: u128, version: u32, at: u64) -> Sighting {
     Sighting { sight: Sight::Deleted, op: None, hash: 7, ..sight(id, version, at) }
 }
 
-fn none(_: u64) -> bool {
+fn none(_: Option<u64>, _: u128) -> bool {
     false
 }
 
@@ -140,7 +140,7 @@ fn a_version_that_nobody_wrote_is_a_phantom_unless_an_outcome_is_open() {
     checker.accepted(write(1, 1));
     checker.seen(sight(1, 1, 5_000));
     checker.seen(sight(1, 2, 6_000));
-    checker.finish(true, &|op| op == 2);
+    checker.finish(true, &|op, _| op == Some(2));
     assert_eq!(checker.violations().phantom, 0);
     checker.finish(true, &none);
     assert_eq!(checker.violations().phantom, 1);
@@ -182,4 +182,16 @@ fn after_a_reset_a_missing_key_is_a_visible_deletion() {
 #[test]
 fn a_key_takes_about_64_bytes() {
     assert!(size_of::<(u128, Key)>() <= 64, "{}", size_of::<(u128, Key)>());
+}
+
+#[test]
+fn a_deletion_that_nobody_asked_for_is_a_phantom() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.seen(sight(1, 1, 5_000));
+    checker.seen(gone(1, 2, 6_000));
+    checker.finish(true, &|_, id| id == 1);
+    assert_eq!(checker.violations().phantom, 0, "a delete without an answer may have been applied");
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().phantom, 1);
 }

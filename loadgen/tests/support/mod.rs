@@ -22,6 +22,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 }
 
 #[derive(clap::Parser)]
+#[command(args_override_self = true)]
 struct Arguments {
     #[arg(long)]
     rate: f64,

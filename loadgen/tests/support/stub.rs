@@ -2,7 +2,7 @@
 //! generator, with faults on demand.
 
 #![allow(dead_code, reason = "each test uses its part")]
-#![allow(clippy::unwrap_used, missing_docs, reason = "a stub of the tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a stub of the tests")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -284,20 +284,33 @@ impl State {
     }
 
     fn batch(&mut self, body: &[u8]) -> (u16, u64, Bytes) {
-        let batch: Value = serde_json::from_slice(body).unwrap();
+        #[derive(serde::Deserialize)]
+        struct Command<'a> {
+            op: String,
+            id: Option<String>,
+            #[serde(borrow)]
+            signal: Option<&'a serde_json::value::RawValue>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Batch<'a> {
+            #[serde(borrow)]
+            commands: Vec<Command<'a>>,
+        }
+        let batch: Batch<'_> = serde_json::from_slice(body).unwrap();
         let mut results = Vec::new();
-        for command in batch["commands"].as_array().unwrap() {
-            let id = command["id"].as_str().unwrap_or("");
-            let method = match command["op"].as_str().unwrap() {
+        for command in batch.commands {
+            let id = command.id.unwrap_or_default();
+            let method = match command.op.as_str() {
                 "create" => Method::POST,
                 "update" => Method::PATCH,
                 _ => Method::DELETE,
             };
-            let (status, version, document) = self.one(&method, id, command["signal"].to_string().as_bytes());
+            let signal = command.signal.map_or("", |signal| signal.get());
+            let (status, version, document) = self.one(&method, &id, signal.as_bytes());
             let id = if method == Method::POST {
                 serde_json::from_slice::<Value>(&document).unwrap()["id"].as_str().unwrap().to_owned()
             } else {
-                id.to_owned()
+                id
             };
             results.push(json!({ "status": status, "id": id, "version": version }));
         }

@@ -10,6 +10,7 @@ use contract::command::{CreateSignal, PatchSignal, Precondition, SignalCommand};
 use contract::event::{Change, EVENT_PREFIX, Event};
 use contract::identity::Role;
 use contract::partition::Topic;
+use contract::query::{ListQuery, Order, Resource};
 use contract::signal::{Payload, Priority};
 use control::batcher::CommandMetrics;
 use control::migrate::migrate_tables;
@@ -41,7 +42,11 @@ pub struct Emitted {
 
 impl Place {
     pub async fn new(name: &str) -> Self {
-        let namespace = TestStack::shared().await.namespace(name).await;
+        Self::new_in(TestStack::shared().await, name).await
+    }
+
+    pub async fn new_in(stack: &TestStack, name: &str) -> Self {
+        let namespace = stack.namespace(name).await;
         migrate_tables(&namespace.database_admin_url(), &namespace.database_url()).await.expect("migrated");
         let mut admin = PgConnection::connect(&namespace.database_admin_url()).await.expect("the superuser");
         let slot = sqlx::query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')").bind(namespace.slot());
@@ -66,13 +71,21 @@ impl Place {
 
     /// The rows of all signals, rendered, by id.
     pub async fn rows(&self) -> Vec<(Uuid, Vec<u8>)> {
-        let ids = sqlx::query("SELECT id FROM nexus.signals ORDER BY id").fetch_all(&mut self.admin().await).await;
         let mut rows = Vec::new();
-        for row in ids.unwrap() {
-            let id: Uuid = row.get("id");
-            match self.store.load_signal(id).await.unwrap() {
-                control::store::Lookup::Found { body, .. } => rows.push((id, body.to_vec())),
-                other => panic!("{id}: {other:?}"),
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut parameters = vec![("limit", "500")];
+            parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let query =
+                ListQuery::parse(Resource::Signals, parameters, Order::Created, &[Order::Created], &[]).unwrap();
+            let page = self.store.list_signals(&query).await.unwrap();
+            rows.extend(page.items.iter().map(|item| {
+                let value: Value = serde_json::from_slice(item).unwrap();
+                (value["id"].as_str().unwrap().parse().unwrap(), item.to_vec())
+            }));
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
             }
         }
         rows

@@ -155,7 +155,7 @@ impl Table {
         }
         let heading: Vec<String> = self.columns.iter().map(|column| column.title.to_owned()).collect();
         let rows = std::mem::take(&mut self.waiting);
-        let wide = |i: usize| rows.iter().chain([&heading]).map(|row| row[i].chars().count()).max().unwrap_or(0);
+        let wide = |i: usize| rows.iter().chain([&heading]).map(|row| terminal::width(&row[i])).max().unwrap_or(0);
         self.widths = (0..self.columns.len()).map(wide).collect();
         let mut out = self.line(&heading, true);
         for row in &rows {
@@ -181,10 +181,10 @@ impl Table {
         let mut used = 0;
         let last = row.len().saturating_sub(1);
         for (i, (text, column)) in row.iter().zip(&self.columns).enumerate() {
-            let long = text.chars().count();
+            let long = terminal::width(text);
             let room = self.width.map(|width| width.saturating_sub(used).max(8));
             let cut: String = match room {
-                Some(room) if i == last && long > room => text.chars().take(room - 1).chain(['…']).collect(),
+                Some(room) if i == last && long > room => terminal::cut(text, room),
                 _ => text.clone(),
             };
             let fill = self.widths[i].saturating_sub(long);
