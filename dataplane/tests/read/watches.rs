@@ -224,9 +224,9 @@ async fn a_watch_resumes_without_a_gap() {
             }
         }
         stream = Stream::open(&world, &world.admin, "/v1/signals?status=pending", &[("last-event-id", &last)]).await;
-        let mut reached = known.clone();
-        stream.follow(&mut reached, &expected).await;
-        known = reached;
+        // As a browser does: until an event comes, the last id is still that of the stream before.
+        stream.last_id = last;
+        stream.follow(&mut known, &expected).await;
     }
 }
 
