@@ -6,8 +6,6 @@
 pub mod aggregate;
 pub mod auth;
 mod apart;
-mod apart;
-pub mod auth;
 pub mod batcher;
 pub mod create_admin;
 pub mod history;
