@@ -1,5 +1,6 @@
-//! What is shown while a run is on: lines on standard error.
+//! What is shown while a run is on: a panel on a terminal, lines elsewhere.
 
+use std::io::IsTerminal as _;
 use std::time::SystemTime;
 
 use crate::journal::Shared;
@@ -7,55 +8,82 @@ use crate::judge::Judge;
 use crate::options::RunOptions;
 use crate::recorder::Row;
 
-/// The live output of a run.
+mod panel;
+
+use panel::Panel;
+
+/// The live output of a run, on standard error.
 pub struct Live {
     quiet: bool,
+    panel: Option<Panel>,
+    measuring: Option<String>,
 }
 
 impl Live {
     /// Output as the options ask for.
     #[must_use]
     pub fn new(options: &RunOptions) -> Self {
-        Self { quiet: options.quiet }
+        let panel = (options.panel && std::io::stderr().is_terminal()).then(|| Panel::open(options)).flatten();
+        Self { quiet: options.quiet, panel, measuring: None }
     }
 
     /// A line about what happens now.
     pub fn say(&mut self, text: &str) {
-        if !self.quiet {
-            eprintln!("{text}");
+        match &mut self.panel {
+            Some(panel) => panel.say(text),
+            None if !self.quiet => eprintln!("{text}"),
+            None => {}
         }
     }
 
     /// The measured phase begins: said even when quiet, because scripts wait for it.
     pub fn measuring(&mut self, at: SystemTime) {
-        eprintln!("measuring {}", time_of_day(at));
+        let line = format!("measuring {}", time_of_day(at));
+        match &mut self.panel {
+            Some(panel) => {
+                panel.say(&line);
+                self.measuring = Some(line);
+            }
+            None => eprintln!("{line}"),
+        }
     }
 
     /// A second has passed.
     pub fn row(&mut self, row: &Row) {
-        if self.quiet {
-            return;
+        if let Some(panel) = &mut self.panel {
+            panel.row(row);
+        } else if !self.quiet {
+            eprintln!(
+                "{:>5.0} s  {:<7} {:>7}/s  command p50 {:.2} p99 {:.2} ms  l2c p50 {:.2} p99 {:.2} max {:.2} ms  outstanding {}  violations {}",
+                row.second,
+                row.phase,
+                row.accepted,
+                row.command_p50_ms,
+                row.command_p99_ms,
+                row.l2c_p50_ms,
+                row.l2c_p99_ms,
+                row.l2c_max_ms,
+                row.outstanding,
+                row.violations
+            );
         }
-        eprintln!(
-            "{:>5.0} s  {:<7} {:>7}/s  command p50 {:.2} p99 {:.2} ms  l2c p50 {:.2} p99 {:.2} max {:.2} ms  outstanding {}  violations {}",
-            row.second,
-            row.phase,
-            row.accepted,
-            row.command_p50_ms,
-            row.command_p99_ms,
-            row.l2c_p50_ms,
-            row.l2c_p99_ms,
-            row.l2c_max_ms,
-            row.outstanding,
-            row.violations
-        );
     }
 
-    /// A tenth of a second has passed.
-    pub fn draw(&mut self, _judge: &Judge, _shared: &Shared, _now: u64, _from: u64, _to: u64) {}
+    /// A tenth of a second has passed; `from` and `to` are the bounds of the measured phase.
+    pub fn draw(&mut self, judge: &Judge, shared: &Shared, now: u64, from: u64, to: u64) {
+        if let Some(panel) = &mut self.panel {
+            panel.draw(judge, shared, now, from, to);
+        }
+    }
 
-    /// The run is over.
-    pub fn end(&mut self) {}
+    /// The run is over: the terminal is as it was.
+    pub fn end(&mut self) {
+        if self.panel.take().is_some()
+            && let Some(line) = self.measuring.take()
+        {
+            eprintln!("{line}");
+        }
+    }
 }
 
 /// `14:03:22.123456Z`.

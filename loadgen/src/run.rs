@@ -44,7 +44,7 @@ const LEAD: u64 = 50 * MILLISECOND;
 const ORDERS: usize = 16;
 /// Turns of the judge.
 const TURN: Duration = Duration::from_millis(10);
-/// Steps at which the number of outstanding writes is noted, for its slope.
+/// Steps over which the number of outstanding writes is averaged, for its slope.
 const LAG_STEP: u64 = 100 * MILLISECOND;
 
 /// Why a run could not be done.
@@ -107,7 +107,9 @@ struct Running {
     measure_to: u64,
     next_tick: u64,
     next_lag: u64,
-    lag: Vec<(u64, u64)>,
+    lag: Vec<(u64, f64)>,
+    lag_sum: u64,
+    lag_looks: u64,
     cpu_before: (u64, u64, u64),
     cpu_at_measure: Option<(u64, u64, u64, u64)>,
     cpu_shares: [f64; 3],
@@ -207,6 +209,8 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         next_tick: u64::MAX,
         next_lag: u64::MAX,
         lag: Vec::new(),
+        lag_sum: 0,
+        lag_looks: 0,
         cpu_before: (0, 0, 0),
         cpu_at_measure: None,
         cpu_shares: [0.0; 3],
@@ -441,11 +445,14 @@ impl Running {
 
     /// What is due every second, and every tenth of one.
     fn turn(&mut self, now: u64) -> Result<(), RunError> {
+        self.lag_sum += self.judge.checker.outstanding();
+        self.lag_looks += 1;
         if now >= self.next_lag {
             self.next_lag += LAG_STEP;
             if now < self.measure_to {
-                self.lag.push((now, self.judge.checker.outstanding()));
+                self.lag.push((now, self.lag_sum as f64 / self.lag_looks as f64));
             }
+            (self.lag_sum, self.lag_looks) = (0, 0);
             self.live.draw(&self.judge, &self.shared, now, self.measure_from, self.measure_to);
         }
         if self.cpu_at_measure.is_none() && now >= self.measure_from {
@@ -467,7 +474,7 @@ impl Running {
         let length = (now - (self.next_tick - SECOND)).max(1) as f64;
         let share = |after: u64, before: u64| after.saturating_sub(before) as f64 / length;
         let phase = match now {
-            now if now <= self.measure_from => "warmup",
+            now if now <= self.measure_from + SECOND / 2 => "warmup",
             now if now <= self.measure_to + SECOND / 2 => "measure",
             _ => "drain",
         };
@@ -725,13 +732,10 @@ impl Running {
 
 /// Least-squares slope of the outstanding writes over the second half of the measured phase, per
 /// second.
-fn slope(samples: &[(u64, u64)], from: u64, to: u64) -> f64 {
+fn slope(samples: &[(u64, f64)], from: u64, to: u64) -> f64 {
     let middle = from.saturating_add(to) / 2;
-    let points: Vec<(f64, f64)> = samples
-        .iter()
-        .filter(|(at, _)| *at >= middle && *at <= to)
-        .map(|&(at, n)| (seconds(at - middle), n as f64))
-        .collect();
+    let points: Vec<(f64, f64)> =
+        samples.iter().filter(|(at, _)| *at >= middle && *at <= to).map(|&(at, n)| (seconds(at - middle), n)).collect();
     let count = points.len() as f64;
     if points.len() < 3 {
         return 0.0;
@@ -763,7 +767,7 @@ mod tests {
     #[test]
     fn the_slope_is_that_of_the_second_half() {
         let samples: Vec<_> =
-            (0..100).map(|i| (i * SECOND / 10, if i < 50 { 1_000 - i } else { 100 + i * 2 })).collect();
+            (0..100).map(|i| (i * SECOND / 10, if i < 50 { 1_000 - i } else { 100 + i * 2 } as f64)).collect();
         let slope = slope(&samples, 0, 10 * SECOND);
         assert!((slope - 20.0).abs() < 0.1, "{slope}");
     }

@@ -92,12 +92,13 @@ pub fn percentiles(totals: &[Interval]) -> Result<String, ReportError> {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
-        legend(&mut chart)
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
 }
 
 fn legend<'a, DB: DrawingBackend + 'a, X, Y>(
     chart: &mut ChartContext<'a, DB, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
 ) -> Result<(), ReportError>
 where
     X: plotters::coord::ranged1d::Ranged,
@@ -105,7 +106,7 @@ where
 {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(position)
         .background_style(WHITE.mix(0.85))
         .label_font((FONT, 13))
         .draw()
@@ -127,7 +128,13 @@ fn number(value: f64) -> String {
 /// # Errors
 /// Drawing failed.
 pub fn timeline(rows: &[Row]) -> Result<String, ReportError> {
-    let whole: Vec<&Row> = rows.iter().filter(|row| row.phase != "drain" || row.ended > 0).collect();
+    // The last interval is a fraction of a second.
+    let mut whole: Vec<&Row> = rows.iter().collect();
+    if let [.., before, last] = rows
+        && last.second - before.second < 0.5
+    {
+        whole.pop();
+    }
     let end = whole.iter().map(|row| row.second).fold(1.0, f64::max);
     draw(720, |area| {
         let panels = area.split_evenly((3, 1));
@@ -138,7 +145,7 @@ pub fn timeline(rows: &[Row]) -> Result<String, ReportError> {
             ("accepted", BLUE, line(|row| row.accepted as f64)),
             ("became visible", GREEN, line(|row| row.visible as f64)),
         ];
-        linear(&panels[0], "Commands per second", end, top * 1.1, &rates)?;
+        linear(&panels[0], "Commands per second", (end, top * 1.1), &rates, SeriesLabelPosition::LowerLeft)?;
 
         let latencies = [
             ("max", GREY, line(|row| row.l2c_max_ms)),
@@ -168,20 +175,26 @@ pub fn timeline(rows: &[Row]) -> Result<String, ReportError> {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
-        legend(&mut chart)?;
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
 
         let lag = [
             ("accepted, not visible", RED, line(|row| row.outstanding as f64)),
             ("due, not sent", ORANGE, line(|row| row.backlog as f64)),
         ];
         let top = lag.iter().flat_map(|(_, _, points)| points.iter().map(|point| point.1)).fold(1.0, f64::max);
-        linear(&panels[2], "Lag, commands", end, top * 1.1, &lag)
+        linear(&panels[2], "Lag, commands", (end, top * 1.1), &lag, SeriesLabelPosition::UpperLeft)
     })
 }
 
 type Line<'a> = (&'a str, RGBColor, Vec<(f64, f64)>);
 
-fn linear(area: &Area<'_>, caption: &str, end: f64, top: f64, lines: &[Line<'_>]) -> Result<(), ReportError> {
+fn linear(
+    area: &Area<'_>,
+    caption: &str,
+    (end, top): (f64, f64),
+    lines: &[Line<'_>],
+    position: SeriesLabelPosition,
+) -> Result<(), ReportError> {
     let mut chart = ChartBuilder::on(area)
         .caption(caption, (FONT, 15))
         .margin(8)
@@ -198,7 +211,7 @@ fn linear(area: &Area<'_>, caption: &str, end: f64, top: f64, lines: &[Line<'_>]
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
-    legend(&mut chart)
+    legend(&mut chart, position)
 }
 
 /// How many values of `measure` fell where, second by second; darker is more.
@@ -319,6 +332,6 @@ pub fn sweep(points: &[SweepPoint], knee: Option<f64>) -> Result<String, ReportE
                 }))
                 .map_err(failed)?;
         }
-        legend(&mut chart)
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
 }
