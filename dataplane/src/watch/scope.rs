@@ -95,6 +95,9 @@ impl Scope {
     #[must_use]
     pub fn told(&self, latest: &Latest) -> Option<Told> {
         match (self.has(latest.before), self.has(latest.after)) {
+            // Created and deleted within one batch of the projector: what it was in between is not known, and a
+            // deletion too many harms nobody.
+            _ if latest.after == CODE_NONE && latest.had == Codes::default() => Some(Told::Deleted),
             _ if latest.after == CODE_NONE => self.has_any(latest.had).then_some(Told::Deleted),
             (false, true) => Some(Told::Created),
             (true, true) => Some(Told::Updated),
@@ -157,7 +160,7 @@ mod tests {
                 told_in: None,
             })
         };
-        assert_eq!(told(b"-"), None);
+        assert_eq!(told(b"-"), Some(Told::Deleted));
         assert_eq!(told(&[b'-', inside]), Some(Told::Created));
         assert_eq!(told(&[outside, inside]), Some(Told::Created));
         assert_eq!(told(&[inside, outside, inside]), Some(Told::Updated));
