@@ -133,7 +133,7 @@ pub async fn serve_reads_on(
     let about = About {
         name: "nexus-dataplane",
         version: env!("CARGO_PKG_VERSION"),
-        openapi: include_str!("openapi.json"),
+        openapi: include_str!("../../docs/api/dataplane.openapi.json"),
         readiness: Box::new(move || readiness(&pulse.borrow(), projector.as_ref())),
     };
     Front::new(plane, about, Cors::new(&origins)).serve(listener, limits, shutdown).await;

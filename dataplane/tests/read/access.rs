@@ -99,3 +99,23 @@ async fn the_key_of_a_token_is_waited_for_before_the_caller_is_refused() {
     let stranger = World::caller(Role::Reader);
     world.read_as(&stranger, "/v1/me", &waits).await.is(401, "unauthorized");
 }
+
+#[tokio::test]
+async fn the_api_description_names_every_route_and_nothing_that_is_not_there() {
+    let world = World::start().await;
+    let text = world.get("/openapi.json", &[]).await;
+    let description = text.json();
+    let paths = description["paths"].as_object().unwrap();
+    let id = world.admin.identity.to_string();
+    for path in paths.keys().filter(|path| !path.starts_with("/v1/signals/")) {
+        let path = path.replace("{id}", &id).replace("{code}", "bad-token");
+        assert_eq!(world.read(&path, &[]).await.status, 200, "{path}");
+    }
+    for path in ["/v1/signals", "/v1/signals/{id}", "/v1/identities", "/v1/identities/{id}", "/v1/me", "/v1/status"] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    for reference in std::str::from_utf8(&text.body).unwrap().split("\"$ref\": \"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(description.pointer(pointer).is_some(), "{pointer}");
+    }
+}
