@@ -4,8 +4,8 @@
 //! [`store`] (with [`aggregate`]), and from the WAL on [`relay`] ▸ [`publisher`].
 
 pub mod aggregate;
-pub mod auth;
 mod apart;
+pub mod auth;
 pub mod batcher;
 pub mod create_admin;
 pub mod history;

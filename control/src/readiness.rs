@@ -4,7 +4,7 @@
 //! moment, without waiting. *Bound*: one ping at a time. *On shutdown*: dropped, the pings stop.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::http::wellknown::{Check, Readiness, Status};
 use tokio::sync::watch;
@@ -25,7 +25,9 @@ const WATERMARK_LATE_MS: i64 = 3_000;
 pub struct ReadinessWatch {
     postgres: watch::Receiver<Check>,
     relay: watch::Receiver<RelayStatus>,
-    task: JoinHandle<()>,
+    /// Since when the relay has been in its state.
+    relay_since: watch::Receiver<(RelayState, Instant)>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl ReadinessWatch {
@@ -33,25 +35,40 @@ impl ReadinessWatch {
     #[must_use]
     pub fn start(store: Store, relay: watch::Receiver<RelayStatus>) -> Self {
         let (sender, postgres) = watch::channel(Check { ok: false, detail: "not asked yet".to_owned() });
-        let task = tokio::spawn(async move {
+        let pings = tokio::spawn(async move {
             loop {
                 sender.send_replace(ping(&store).await);
                 tokio::time::sleep(PING_EVERY).await;
             }
         });
-        Self { postgres, relay, task }
+        let mut of_relay = relay.clone();
+        let (since, relay_since) = watch::channel((of_relay.borrow().state, Instant::now()));
+        let states = tokio::spawn(async move {
+            while of_relay.changed().await.is_ok() {
+                let state = of_relay.borrow_and_update().state;
+                since.send_if_modified(|since| {
+                    let is_new = since.0 != state;
+                    if is_new {
+                        *since = (state, Instant::now());
+                    }
+                    is_new
+                });
+            }
+        });
+        Self { postgres, relay, relay_since, tasks: [pings, states] }
     }
 
     /// Readiness now.
     #[must_use]
     pub fn now(&self) -> Readiness {
-        combine(self.postgres.borrow().clone(), &self.relay.borrow())
+        let since = self.relay_since.borrow().1;
+        combine(self.postgres.borrow().clone(), &self.relay.borrow(), since.elapsed())
     }
 }
 
 impl Drop for ReadinessWatch {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -70,8 +87,8 @@ async fn ping(store: &Store) -> Check {
     Check { ok: false, detail }
 }
 
-fn combine(postgres: Check, relay: &RelayStatus) -> Readiness {
-    let relay = relay_check(relay);
+fn combine(postgres: Check, relay: &RelayStatus, in_state: Duration) -> Readiness {
+    let relay = relay_check(relay, in_state);
     let status = match (postgres.ok, relay.ok) {
         (true, true) => Status::Ready,
         (true, false) => Status::Degraded,
@@ -80,8 +97,10 @@ fn combine(postgres: Check, relay: &RelayStatus) -> Readiness {
     Readiness { status, checks: BTreeMap::from([("postgres", postgres), ("relay", relay)]) }
 }
 
-fn relay_check(relay: &RelayStatus) -> Check {
-    let late = relay.watermark_age_ms().filter(|age| relay.state == RelayState::Streaming && *age > WATERMARK_LATE_MS);
+fn relay_check(relay: &RelayStatus, in_state: Duration) -> Check {
+    // A broker that went before the first watermark leaves none to be old.
+    let silence_ms = relay.watermark_age_ms().unwrap_or(i64::try_from(in_state.as_millis()).unwrap_or(i64::MAX));
+    let late = Some(silence_ms).filter(|age| relay.state == RelayState::Streaming && *age > WATERMARK_LATE_MS);
     let mut detail = match relay.state {
         RelayState::Standby => "standby: another process relays".to_owned(),
         RelayState::Streaming => "streaming".to_owned(),
@@ -121,13 +140,21 @@ mod tests {
             (true, RelayState::Starting, 0, Status::Degraded),
             (false, RelayState::Streaming, 0, Status::Unavailable),
         ] {
-            assert_eq!(combine(postgres(ok), &relay(state, age_ms)).status, expected, "{ok} {state} {age_ms}");
+            let status = combine(postgres(ok), &relay(state, age_ms), Duration::ZERO).status;
+            assert_eq!(status, expected, "{ok} {state} {age_ms}");
         }
     }
 
     #[test]
+    fn a_relay_that_never_published_a_watermark_degrades_as_well() {
+        let relay = RelayStatus { state: RelayState::Streaming, ..RelayStatus::starting() };
+        assert_eq!(combine(postgres(true), &relay, Duration::from_secs(1)).status, Status::Ready);
+        assert_eq!(combine(postgres(true), &relay, Duration::from_secs(4)).status, Status::Degraded);
+    }
+
+    #[test]
     fn a_broken_relay_says_why() {
-        let readiness = combine(postgres(true), &relay(RelayState::Broken, 0));
+        let readiness = combine(postgres(true), &relay(RelayState::Broken, 0), Duration::ZERO);
         let check = &readiness.checks["relay"];
         assert!(check.detail.contains("broken") && check.detail.contains("why"), "{}", check.detail);
     }

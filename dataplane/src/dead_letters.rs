@@ -77,6 +77,7 @@ impl DeadLetters {
             timestamp: None,
             headers: Some(letter.headers),
         };
+        #[expect(clippy::disallowed_methods, reason = "one letter at a time, each awaited: nothing to reorder")]
         let sent = producer.await?.send(record, Duration::from_secs(10)).await;
         sent.map(drop).map_err(|(error, _): (KafkaError, _)| error)
     }

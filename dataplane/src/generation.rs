@@ -337,7 +337,7 @@ pub async fn sweep(view: &mut View, partition: Partition, after: Duration) -> Re
         let stored: Option<Vec<u8>> = view.link().query(&header).await?;
         let filling = stored.and_then(|stored| Header::parse(&stored).ok());
         // A fill that goes on moves its header; one that stopped is retired like any other.
-        if !filling.is_some_and(|header| !over(header.applied_ms)) {
+        if filling.is_none_or(|header| over(header.applied_ms)) {
             let () = view.link().query(redis::cmd("HSET").arg(&key).arg(generation).arg(now)).await?;
         }
     }

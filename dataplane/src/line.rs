@@ -4,13 +4,15 @@
 //! flight and one that grows meanwhile ([`Bounds`]). *On shutdown*: the batch in flight is waited for; all
 //! else is read again by whoever comes next.
 
+mod begin;
+mod tell;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::partition::Partition;
-use contract::position::Position;
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::Offset;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::consumer::{LogClient, PartitionReader, Retention};
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::gather::{Gather, Hole, Offered, document};
-use crate::generation::{blank, needs_end, next_number, resume_offset};
+use crate::generation::resume_offset;
 use crate::metrics;
 use crate::projector::{Batch, Bounds, Point};
 use crate::rebuild::Rebuilder;
@@ -147,160 +149,6 @@ impl Line {
         metrics::READY.with_label_values(&[&self.partition.to_string()]).set(0);
     }
 
-    fn report(&self, stop: &Stop, memory: &mut Memory) {
-        let mut reason = stop.to_string();
-        let mut cause = std::error::Error::source(stop);
-        while let Some(deeper) = cause {
-            let text = deeper.to_string();
-            if !reason.contains(&text) {
-                reason = format!("{reason}: {text}");
-            }
-            cause = deeper.source();
-        }
-        let state = match stop {
-            Stop::View(_) => State::WaitingForRedis,
-            Stop::Kafka(_) => State::WaitingForBroker,
-            Stop::Asked | Stop::Changed | Stop::Filled | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
-        };
-        if matches!(stop, Stop::Changed) || memory.failing.as_ref() == Some(&reason) {
-            tracing::debug!(partition = %self.partition, reason, "beginning again at the checkpoint");
-        } else {
-            tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
-        }
-        if matches!(stop, Stop::View(_) | Stop::Kafka(_)) {
-            memory.failing = Some(reason.clone());
-        }
-        self.tell(|status| {
-            status.state = state;
-            status.reason = Some(reason);
-        });
-        self.sum_up();
-    }
-
-    /// Something went right again.
-    fn well(&self, memory: &mut Memory, header: &Header, state: State) {
-        let recovered = memory.failing.take().is_some() || self.status.borrow().redis_error.is_some();
-        self.show(header, state, memory);
-        if recovered {
-            tracing::info!(partition = %self.partition, seq = header.seq, "applying again");
-            self.sum_up();
-        }
-    }
-
-    /// One partition that fails is enough for the whole to say so.
-    fn sum_up(&self) {
-        self.status.send_modify(|status| {
-            let of =
-                |state| status.partitions.values().find(|at| at.state == state && at.reason.is_some())?.reason.clone();
-            status.redis_error = of(State::WaitingForRedis);
-        });
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut PartitionStatus)) {
-        self.status.send_modify(|status| change(status.partitions.entry(self.partition).or_default()));
-    }
-
-    fn show(&self, header: &Header, state: State, memory: &Memory) {
-        let label = self.partition.to_string();
-        metrics::READY.with_label_values(&[&label]).set(i64::from(header.ready));
-        self.tell(|status| {
-            let other_epoch = status.epoch != header.epoch;
-            if memory.failing.is_none() {
-                status.state = state;
-            }
-            status.generation = header.generation;
-            (status.epoch, status.seq, status.offset) = (header.epoch, header.seq, header.offset);
-            status.ready = header.ready;
-            status.seq_end = if other_epoch { header.seq } else { status.seq_end.max(header.seq) };
-            status.lag = status.seq_end - header.seq;
-            if status.state == State::Serving {
-                status.reason = None;
-            }
-            metrics::LAG.with_label_values(&[&label]).set(i64::try_from(status.lag).unwrap_or(i64::MAX));
-        });
-    }
-
-    /// The relay's newest position, once the topic of positions has been read to its end.
-    async fn position(&mut self) -> Result<Arc<Position>, Stop> {
-        let known = |newest: &Newest| newest.complete && newest.position.is_some();
-        if !known(&self.newest.borrow()) {
-            self.tell(|status| {
-                status.state = State::WaitingForBroker;
-                status.reason = Some("the relay has written no position yet".to_owned());
-            });
-        }
-        let found = tokio::select! {
-            () = self.stop.cancelled() => return Err(Stop::Asked),
-            found = self.newest.wait_for(known) => found,
-        };
-        // The sender lives as long as the projector.
-        found.ok().and_then(|newest| newest.position.clone()).ok_or(Stop::Asked)
-    }
-
-    /// A fresh connection and the header that this server run may be served with.
-    async fn begin(&mut self, memory: &mut Memory) -> Result<(View, Header), Stop> {
-        let link = self.redis.connect().await?;
-        let mut view = View::open(link, self.keys.clone()).await?;
-        let (stored, header) = view.header(self.partition).await?;
-        let Some(header) = header else {
-            let header = self.fill_in_place(&mut view, &stored, 0, memory).await?;
-            return Ok((view, header));
-        };
-        if memory.filling != Some(header.generation) || header.ready {
-            memory.filling = None;
-        }
-        if header.ready {
-            memory.ended = Some(header.generation);
-        }
-        if !header.ready && memory.filling.is_none() && memory.ended != Some(header.generation) {
-            // Somebody's fill: whether it had passed the end of the opening is not written anywhere.
-            let position = self.position().await?;
-            if position.epoch == header.base && needs_end(&position) {
-                let header = self.fill_in_place(&mut view, &stored, header.generation, memory).await?;
-                return Ok((view, header));
-            }
-            memory.ended = Some(header.generation);
-        }
-        if header.run_id != view.run_id() {
-            // The server may have forgotten what it once acknowledged: nothing is served until everything that is in
-            // the log now is applied again.
-            let new = Header { run_id: view.run_id().to_owned(), ready: false, ..header };
-            return match view.swap(self.partition, &stored, &new).await? {
-                Outcome::Applied(header) => Ok((view, header)),
-                _ => Err(Stop::Changed),
-            };
-        }
-        Ok((view, header))
-    }
-
-    /// Begins a new generation where nothing can be served: `stored` is what stands in the header's place.
-    async fn fill_in_place(
-        &mut self,
-        view: &mut View,
-        stored: &[u8],
-        earlier: u64,
-        memory: &mut Memory,
-    ) -> Result<Header, Stop> {
-        let position = self.position().await?;
-        let new = blank(next_number(earlier), &position, view.run_id(), self.partitions);
-        let mut register = redis::cmd("HSET");
-        register.arg(self.keys.generations(self.partition)).arg(new.generation).arg(0);
-        if earlier > 0 {
-            register.arg(earlier).arg(now_ms());
-        }
-        let () = view.link().query(&register).await?;
-        match view.swap(self.partition, stored, &new).await? {
-            Outcome::Applied(header) => {
-                metrics::FILLS.inc();
-                tracing::info!(partition = %self.partition, generation = header.generation, epoch = header.epoch, "filling");
-                memory.filling = Some(header.generation);
-                memory.ended = (!needs_end(&position)).then_some(header.generation);
-                Ok(header)
-            }
-            _ => Err(Stop::Changed),
-        }
-    }
-
     async fn run_once(&mut self, memory: &mut Memory) -> Result<std::convert::Infallible, Stop> {
         let (mut view, header) = self.begin(memory).await?;
         let filling = memory.filling.is_some() && !header.ready;
@@ -340,23 +188,6 @@ impl Line {
             }
             other => Err(other),
         }
-    }
-
-    /// Gives the generation up: 503 until a new one is filled.
-    async fn void(
-        &mut self,
-        view: &mut View,
-        header: &Header,
-        memory: &mut Memory,
-        why: String,
-    ) -> Result<std::convert::Infallible, Stop> {
-        let (stored, now) = view.header(self.partition).await?;
-        if now.as_ref().is_some_and(|now| now.generation != header.generation) {
-            return Err(Stop::Changed);
-        }
-        tracing::error!(partition = %self.partition, generation = header.generation, why, "generation given up");
-        self.fill_in_place(view, &stored, header.generation, memory).await?;
-        Err(Stop::Void(why))
     }
 
     /// Applies record after record; returns why it can't go on.

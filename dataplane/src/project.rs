@@ -233,8 +233,7 @@ async fn look_at_ends(
             let ends = log.bounds(partition).await;
             let published = {
                 let newest = newest.borrow();
-                let at = newest.watermark.as_ref().map(|at| (at.epoch, at.seqs.get(&partition).copied().unwrap_or(0)));
-                at
+                newest.watermark.as_ref().map(|at| (at.epoch, at.seqs.get(&partition).copied().unwrap_or(0)))
             };
             status.send_modify(|status| {
                 match &ends {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::position::{POSITION_KEY, Position, WATERMARK_KEY, Watermark};
 use futures_util::{FutureExt, StreamExt};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset};
 use runtime::shutdown::Shutdown;
 use tokio::sync::watch;
@@ -59,6 +59,8 @@ pub async fn run(
                 () = tokio::time::sleep(RETRY), if unsaved.is_some() => None,
             };
             let mut next = message;
+            // The topic was made anew: from its beginning.
+            let mut again = false;
             // All that waits is read before the last of it is stored.
             while let Some(message) = next.take() {
                 match message {
@@ -72,10 +74,14 @@ pub async fn run(
                     }
                     Err(error) => {
                         tracing::debug!(%error, topic, "reading reports");
+                        again |= error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 }
                 next = stream.next().now_or_never().flatten();
+            }
+            if again {
+                break;
             }
             if !newest.borrow().complete {
                 continue;

@@ -11,9 +11,9 @@ use contract::identity::{Identity, KeyRecord, Kind, Role};
 use contract::partition::{Partition, Topic};
 use contract::signal::{Priority, Status};
 use contract::time::Timestamp;
-use infrastructure::{TestStack, wait};
+use infrastructure::TestStack;
 use redis::AsyncCommands;
-use support::{DEADLINE, Log, Projector, Reads, assert_same, expected, id, settings};
+use support::{DEADLINE, Log, Projector, Reads, assert_same, expected, id, settings, until};
 
 /// Signals that come, change their place in the index, and go.
 fn life(log: &mut Log, from: u64, count: u64) {
@@ -82,7 +82,7 @@ async fn every_event_is_applied_and_indexed_once() {
         }
     }
     assert!(named > 0, "some changes came after the fill");
-    let stored = wait::until("the watermark in the view", DEADLINE, async || {
+    let stored = until("the watermark in the view", DEADLINE, async || {
         let stored: Option<String> = reads.redis.get(reads.keys.watermark()).await.ok()?;
         stored
     });
@@ -229,7 +229,7 @@ async fn a_hole_is_never_skipped_and_one_in_the_log_itself_ends_in_a_new_generat
     let before = reads.header(s0).await.unwrap();
     log.next(s0);
     life(&mut log, 100, 20);
-    let filled = wait::until("a new generation", DEADLINE, async || {
+    let filled = until("a new generation", DEADLINE, async || {
         reads.header(s0).await.filter(|header| header.generation > before.generation && header.ready)
     });
     filled.await.unwrap();
@@ -262,7 +262,7 @@ async fn a_checkpoint_that_the_log_does_not_know_voids_the_generation() {
         let phantom = reads.keys.document(s0, generation, id(77_777));
         let () = reads.redis.set(phantom, "0000000000000001a{}").await.unwrap();
         let projector = Projector::start(settings(&place));
-        let filled = wait::until(wrong, DEADLINE, async || {
+        let filled = until(wrong, DEADLINE, async || {
             reads.header(s0).await.filter(|header| header.generation > generation && header.ready)
         });
         assert_eq!(filled.await.unwrap().seq, wanted);
@@ -388,7 +388,7 @@ async fn a_rebuild_beside_the_serving_generation_is_seamless_and_sweeps_phantoms
             last = Some(to);
         }
     }
-    let gone = wait::until("the old generation to be deleted", DEADLINE, async || {
+    let gone = until("the old generation to be deleted", DEADLINE, async || {
         let left = reads.names(&format!("{}*", reads.keys.generation(s0, old.generation))).await;
         left.is_empty().then_some(())
     });
@@ -420,7 +420,7 @@ async fn a_new_epoch_fills_a_new_generation_beside_the_serving_one() {
     log.end();
     log.flush();
     for partition in Partition::all(2) {
-        let flipped = wait::until("a generation of the new epoch", DEADLINE, async || {
+        let flipped = until("a generation of the new epoch", DEADLINE, async || {
             reads.header(partition).await.filter(|header| header.base == log.epoch && header.ready)
         });
         let header = flipped.await.unwrap();

@@ -10,9 +10,9 @@ use std::time::Duration;
 use contract::partition::{Partition, Topic};
 use contract::signal::{Priority, Status};
 use dataplane::settings::ProjectSettings;
-use infrastructure::{TestStack, wait};
+use infrastructure::TestStack;
 use redis::AsyncCommands;
-use support::{DEADLINE, Log, Projector, Reads, assert_same, connect, expected, id, settings};
+use support::{DEADLINE, Log, Projector, Reads, assert_same, connect, expected, id, settings, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -92,9 +92,8 @@ async fn projector_resumes_from_checkpoint_after_redis_drops_the_reply() {
         proxy.armed.store(true, Ordering::SeqCst);
         let before = proxy.cut.load(Ordering::SeqCst);
         changes(&mut log, 0, 50, 2 + round, if round % 2 == 0 { Status::Active } else { Status::Pending });
-        let lost = wait::until("an answer to be lost", DEADLINE, async || {
-            (proxy.cut.load(Ordering::SeqCst) > before).then_some(())
-        });
+        let lost =
+            until("an answer to be lost", DEADLINE, async || (proxy.cut.load(Ordering::SeqCst) > before).then_some(()));
         lost.await.unwrap();
         proxy.armed.store(false, Ordering::SeqCst);
         reads.caught_up(&log).await;

@@ -64,7 +64,7 @@ impl DataPlane {
         let applied = self.settle(&admitted, headers).await?;
         let signals = self.partitions()?;
         let hub = if topic == Topic::Signals { &self.signals } else { &self.identities };
-        if hub.join(scope).is_none() {
+        if !hub.is_fed() {
             return Err(unreadable(ReadError::NotReady));
         }
         let turn = Arc::clone(&self.watches)

@@ -70,7 +70,7 @@ for i = 0, #metas / 53 - 1 do
             if code ~= '-' and (careful or before ~= code) then
                 local list = add[code]
                 if not list then list = {}; add[code] = list end
-                list[#list + 1] = 0
+                list[#list + 1] = '0' -- a number would be printed as a float each time
                 list[#list + 1] = raw
             end
         end

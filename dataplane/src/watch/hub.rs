@@ -60,6 +60,12 @@ pub struct Place {
     pub told: Told,
     /// Where its bytes end; they begin where those of the one before end.
     pub end: usize,
+    /// Its partition's place in the topic.
+    pub index: usize,
+    /// The last entry that named it.
+    pub mark: Mark,
+    /// Set where watches that had joined by this round were told before.
+    pub told_in: Option<u64>,
 }
 
 /// What the watches of one scope are sent at once.
@@ -73,13 +79,28 @@ pub struct Chunk {
     pub places: Vec<Place>,
     /// Their bytes.
     pub bytes: Bytes,
+    /// Whether some of it is only for some watches: see [`Place::told_in`].
+    pub repeats: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// None until the feed was found.
     position: Option<Position>,
+    /// Counts what was published.
+    round: u64,
     scopes: HashMap<Scope, broadcast::Sender<Arc<Chunk>>>,
+}
+
+/// What a watch gets when it joins.
+#[derive(Debug)]
+pub struct Joined {
+    /// The chunks of its scope from now on.
+    pub chunks: broadcast::Receiver<Arc<Chunk>>,
+    /// The position that they go on from.
+    pub position: Position,
+    /// The last round before them.
+    pub round: u64,
 }
 
 /// What the watches of one topic share.
@@ -102,14 +123,19 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chunks of `scope` from now on, and the position that they go on from; `None` while the view
-    /// has no feed.
+    /// The chunks of `scope` from now on; `None` while the view has no feed.
     #[must_use]
-    pub fn join(&self, scope: Scope) -> Option<(broadcast::Receiver<Arc<Chunk>>, Position)> {
+    pub fn join(&self, scope: Scope) -> Option<Joined> {
         let mut state = self.lock();
-        let position = state.position.clone()?;
+        let (position, round) = (state.position.clone()?, state.round);
         let sender = state.scopes.entry(scope).or_insert_with(|| broadcast::channel(BEHIND_MAX).0);
-        Some((sender.subscribe(), position))
+        Some(Joined { chunks: sender.subscribe(), position, round })
+    }
+
+    /// Whether the feed was found, so that watches can join.
+    #[must_use]
+    pub fn is_fed(&self) -> bool {
+        self.lock().position.is_some()
     }
 
     /// Where a watch is that has taken all chunks of `receiver`; `None` when some are left.
@@ -123,8 +149,7 @@ impl Hub {
     pub async fn run(self, view: Arc<View>, links: Links, mut feed: mpsc::Receiver<Fed>) {
         let mut fed = Vec::with_capacity(QUEUE);
         let mut next = Instant::now();
-        // Versions that were told before their entries came, because the document was newer.
-        let mut ahead: HashMap<Uuid, u64> = HashMap::new();
+        let mut ahead = Ahead::new();
         loop {
             tokio::time::sleep_until(next).await;
             if feed.recv_many(&mut fed, QUEUE).await == 0 {
@@ -145,14 +170,6 @@ impl Hub {
                 ahead.clear();
                 self.reset(position);
             }
-            gathered.changes.retain(|change| match ahead.get(&change.id) {
-                Some(told) if change.version < *told => false,
-                Some(told) if change.version == *told => {
-                    ahead.remove(&change.id);
-                    false
-                }
-                _ => true,
-            });
             let watches = self.publish(&view, &links, gathered, &mut ahead).await;
             next = Instant::now() + COST_PER_WATCH * u32::try_from(watches).unwrap_or(u32::MAX);
         }
@@ -161,12 +178,12 @@ impl Hub {
     fn reset(&self, position: Position) {
         let mut state = self.lock();
         state.position = Some(position.clone());
-        let chunk = Arc::new(Chunk { position, reset: true, places: Vec::new(), bytes: Bytes::new() });
+        let chunk = Arc::new(Chunk { position, reset: true, places: Vec::new(), bytes: Bytes::new(), repeats: false });
         state.scopes.retain(|_, sender| sender.send(Arc::clone(&chunk)).is_ok());
     }
 
     /// Returns how many watches there are.
-    async fn publish(&self, view: &View, links: &Links, gathered: Gathered, ahead: &mut HashMap<Uuid, u64>) -> usize {
+    async fn publish(&self, view: &View, links: &Links, gathered: Gathered, ahead: &mut Ahead) -> usize {
         let mut looked: Option<LookedUp> = None;
         loop {
             {
@@ -179,14 +196,32 @@ impl Hub {
             // The entries are in the feed, so the documents are in the view: where they can't be read
             // just now, they can later, and nothing may be left out.
             match look_up(view, links, self.topic, &gathered.changes).await {
-                Ok(found) => {
-                    let newer = found.latest.iter().filter(|latest| latest.version > latest.named);
-                    ahead.extend(newer.map(|latest| (latest.id, latest.version)));
+                Ok(mut found) => {
+                    let round = self.lock().round + 1;
+                    for latest in &mut found.latest {
+                        note(ahead, latest, round);
+                    }
                     looked = Some(found);
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
+    }
+}
+
+/// Versions that were told before their entries came, because the document was newer, and in which round.
+type Ahead = HashMap<Uuid, (u64, u64)>;
+
+/// Notes that a state is told ahead of its entry, or that it was.
+fn note(ahead: &mut Ahead, latest: &mut Latest, round: u64) {
+    let told = ahead.get(&latest.id).filter(|(version, _)| latest.version <= *version);
+    latest.told_in = told.map(|(_, round)| *round);
+    if latest.version > latest.named {
+        if latest.told_in.is_none() {
+            ahead.insert(latest.id, (latest.version, round));
+        }
+    } else {
+        ahead.remove(&latest.id);
     }
 }
 
@@ -200,6 +235,7 @@ fn deliver(state: &mut State, gathered: &Gathered, latest: &[Latest]) -> usize {
         }
     }
     let (after, position) = (position.encode(), position.clone());
+    state.round += 1;
     let mut watches = 0;
     for (scope, sender) in &state.scopes {
         watches += sender.receiver_count();
@@ -234,9 +270,11 @@ pub fn render<'a>(
     let (mut bytes, mut places) = (Vec::new(), Vec::new());
     while let Some((what, latest)) = told.next() {
         what.write(&mut bytes, latest, if told.peek().is_some() { before } else { after });
-        places.push(Place { id: latest.id, version: latest.version, told: what, end: bytes.len() });
+        let Latest { id, version, index, mark, told_in, .. } = *latest;
+        places.push(Place { id, version, told: what, end: bytes.len(), index, mark, told_in });
     }
-    Some(Chunk { position: position.clone(), reset: false, places, bytes: bytes.into() })
+    let repeats = places.iter().any(|place| place.told_in.is_some());
+    Some(Chunk { position: position.clone(), reset: false, places, bytes: bytes.into(), repeats })
 }
 
 /// Changes merged by entity, in the order of their first one.
@@ -261,13 +299,16 @@ pub struct Merged {
     pub after: u8,
     /// All codes on the way.
     pub had: Codes,
+    /// The last entry that named it.
+    pub mark: Mark,
     index: usize,
 }
 
 impl Gathered {
     /// Adds a batch of the partition at `index`.
     pub fn add(&mut self, index: usize, entry: Entry) {
-        self.marks.push((index, entry.mark()));
+        let mark = entry.mark();
+        self.marks.push((index, mark));
         for Change { id, version, before, after } in entry.changes {
             let had = Codes::default().with(before).with(after);
             match self.places.get(&id) {
@@ -277,10 +318,11 @@ impl Gathered {
                         (merged.version, merged.after) = (version, after);
                     }
                     merged.had = merged.had.with(before).with(after);
+                    merged.mark = merged.mark.max(mark);
                 }
                 None => {
                     self.places.insert(id, self.changes.len());
-                    self.changes.push(Merged { id, version, before, after, had, index });
+                    self.changes.push(Merged { id, version, before, after, had, mark, index });
                 }
             }
         }
@@ -315,10 +357,21 @@ pub async fn look_up(view: &View, links: &Links, topic: Topic, changes: &[Merged
         })?;
         for (change, found) in some.iter().zip(found) {
             let Found { document, header } = found?;
-            let mark = looked.marks.entry(change.index).or_default();
-            *mark = (*mark).max(Mark { epoch: header.epoch, seq: header.seq });
-            let Merged { id, version: named, before, after, had, .. } = *change;
-            let mut one = Latest { id, version: named, named, before, after, had, json: Bytes::new() };
+            let seen = looked.marks.entry(change.index).or_default();
+            *seen = (*seen).max(Mark { epoch: header.epoch, seq: header.seq });
+            let Merged { id, version: named, before, after, had, mark, index } = *change;
+            let mut one = Latest {
+                id,
+                version: named,
+                named,
+                before,
+                after,
+                had,
+                json: Bytes::new(),
+                index,
+                mark,
+                told_in: None,
+            };
             match document {
                 Some(document) if document.version < named => continue,
                 Some(document) => {

@@ -18,7 +18,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::hub::{Chunk, Hub, LookedUp, OPEN, look_up, render};
+use super::hub::{Chunk, Hub, Joined, LookedUp, OPEN, Place, look_up, render};
 use super::position::{Mark, Position};
 use super::replay::{ReplayError, missed};
 use super::scope::{Codes, Latest, Scope, Told};
@@ -27,6 +27,7 @@ use crate::feed::Waiters;
 use crate::fetch::{ReadError, View};
 use crate::link::Links;
 use crate::lists::Listing;
+use crate::pulse::partitions_of;
 use crate::reader::{KeyState, Reader};
 use crate::view::header::Header;
 use crate::view::keys::CODE_NONE;
@@ -102,6 +103,10 @@ struct Sent {
     until: Option<Position>,
     /// Whether `versions` holds everything that the client knows of.
     whole: bool,
+    /// What had been applied when a watch from now began: not to be told.
+    skip: Option<Position>,
+    /// The hub's round before the watch joined.
+    round: u64,
 }
 
 impl Sent {
@@ -116,19 +121,36 @@ impl Sent {
     }
 
     fn forget_before(&mut self, position: &Position) {
-        if self.until.as_ref().is_none_or(|until| position.covers(until)) {
-            *self = Self::default();
+        if self.until.as_ref().is_some_and(|until| position.covers(until)) {
+            *self = Self { skip: self.skip.take(), round: self.round, ..Self::default() };
+        }
+        if self.skip.as_ref().is_some_and(|skip| position.covers(skip)) {
+            self.skip = None;
         }
     }
 
+    /// Whether a chunk can go out as it is.
+    fn takes_all(&self, chunk: &Chunk) -> bool {
+        self.until.is_none() && self.skip.is_none() && !chunk.repeats
+    }
+
     /// Whether the client is to be told, and notes that it was.
-    fn tells(&mut self, id: Uuid, version: u64, told: Told) -> bool {
-        match self.versions.get(&id) {
-            Some(known) if version <= *known => return false,
-            None if self.whole && told == Told::Left => return false,
+    fn tells(&mut self, place: &Place) -> bool {
+        if place.told_in.is_some_and(|round| round > self.round) {
+            return false;
+        }
+        if self.skip.as_ref().and_then(|skip| skip.marks.get(place.index)).is_some_and(|mark| place.mark <= *mark) {
+            return false;
+        }
+        if self.until.is_none() {
+            return true;
+        }
+        match self.versions.get(&place.id) {
+            Some(known) if place.version <= *known => return false,
+            None if self.whole && place.told == Told::Left => return false,
             _ => {}
         }
-        self.versions.insert(id, version);
+        self.versions.insert(place.id, place.version);
         true
     }
 }
@@ -192,12 +214,14 @@ impl Watch {
 
     /// Streams until something makes it begin anew.
     async fn stretch(&self, begin: Begin, sent: &mut Sent) -> Result<Begin, Gone> {
-        let (mut chunks, joined) = loop {
+        let Joined { mut chunks, position: joined, round } = loop {
             match self.hub.join(self.scope) {
                 Some(joined) => break joined,
                 None => tokio::time::sleep(PAUSE).await,
             }
         };
+        // Who rejoins to catch up has been told up to `from`; what it catches up with is noted in `sent`.
+        sent.round = round;
         match begin {
             Begin::Behind(from) => {
                 let Some(looked) = self.missed(&from, &joined).await else { return Ok(Begin::Reset) };
@@ -208,12 +232,14 @@ impl Watch {
                 }
             }
             Begin::Reset | Begin::Fresh => {
-                *sent = Sent::default();
+                *sent = Sent { round, ..Sent::default() };
                 let partial = Position { partial: true, ..joined.clone() }.encode();
                 if matches!(begin, Begin::Reset) {
                     self.send(format!("event: reset\nid: {partial}\ndata: {{}}\n\n").into()).await?;
                 }
-                if !self.from_now {
+                if self.from_now {
+                    sent.skip = Some(self.now(&joined).await);
+                } else {
                     self.first_part(&partial, &joined, sent).await?;
                 }
                 let id = joined.encode();
@@ -257,13 +283,13 @@ impl Watch {
 
     /// Sends a chunk, less what the client knows.
     async fn forward(&self, chunk: &Chunk, sent: &mut Sent) -> Result<(), Gone> {
-        if sent.until.is_none() {
+        if sent.takes_all(chunk) {
             return self.send(chunk.bytes.clone()).await;
         }
         let mut kept = Vec::new();
         let mut begin = 0;
         for place in &chunk.places {
-            if sent.tells(place.id, place.version, place.told) {
+            if sent.tells(place) {
                 kept.extend_from_slice(&chunk.bytes[begin..place.end]);
             }
             begin = place.end;
@@ -288,6 +314,28 @@ impl Watch {
                 Ok(looked) => return Some(looked),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
+        }
+    }
+
+    /// How far the view is, at or past `joined`.
+    async fn now(&self, joined: &Position) -> Position {
+        let nobody = partitions_of(self.hub.topic, self.signals).into_iter().map(|partition| (partition, Uuid::nil()));
+        let nobody: Vec<_> = nobody.collect();
+        loop {
+            if let Some(mut link) = self.links.current() {
+                match self.view.fetch(&mut link, &nobody).await {
+                    Ok(found) => {
+                        if let Ok(found) = found.into_iter().collect::<Result<Vec<_>, _>>() {
+                            let marks = found.iter().map(|found| mark(&found.header)).collect();
+                            return Position { base: joined.base, marks, partial: false };
+                        }
+                    }
+                    Err(error) => {
+                        self.links.report(&link, &error);
+                    }
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -330,6 +378,9 @@ impl Watch {
                     after: document.code,
                     had: Codes::default(),
                     json: document.json,
+                    index: 0,
+                    mark: Mark::default(),
+                    told_in: None,
                 };
                 Told::Created.write(&mut piece, &latest, id);
             }

@@ -59,10 +59,10 @@ async fn every_entry_of_every_token_counts() {
     };
     let list = format!("{}, {}", both.encode(), world.token(Topic::Signals, signals[2].id, 1).encode());
     let last = world.token(Topic::Signals, signals[3].id, 1).encode();
-    for applied in 0..4 {
+    for (applied, signal) in signals.iter().enumerate() {
         let headers = [("nexus-token", list.as_str()), ("nexus-token", last.as_str()), ("prefer", "wait=0")];
         world.read("/v1/signals", &headers).await.is(503, "not-yet-consistent");
-        world.apply(&[Change::signal(&signals[applied])]).await;
+        world.apply(&[Change::signal(signal)]).await;
         if applied == 3 {
             assert_eq!(world.read("/v1/signals", &headers).await.status, 200);
         }

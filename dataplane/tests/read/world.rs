@@ -173,7 +173,10 @@ async fn shared_redis() -> String {
                 server.child.id(),
                 server.dir.display()
             );
-            Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+            let mut watcher = Command::new("sh");
+            watcher.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // Never waited for: it outlives this process, by a moment.
+            std::mem::forget(watcher.spawn().unwrap());
             std::mem::forget(server);
             found
         })

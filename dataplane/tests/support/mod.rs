@@ -15,7 +15,7 @@ use dataplane::settings::ProjectSettings;
 use dataplane::status::ProjectorStatus;
 use dataplane::view::header::Header;
 use dataplane::view::keys::{Keys, parse_document};
-use infrastructure::{Namespace, wait};
+use infrastructure::Namespace;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -28,6 +28,24 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Asks `condition` again and again until it gives a value; an error that names `what` at the deadline.
+pub async fn until<T>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> Result<T, String> {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return Ok(value);
+        }
+        if begun.elapsed() > deadline {
+            return Err(format!("waited {deadline:?} for {what}"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// Settings that point a projector at `place`.
 pub fn settings(place: &Namespace) -> ProjectSettings {
@@ -296,7 +314,7 @@ impl Reads {
     pub async fn caught_up(&mut self, log: &Log) {
         let what = format!("the view to be at {:?}", log.seqs);
         let partitions = Partition::all(self.partitions);
-        let found = wait::until(&what, DEADLINE, async || {
+        let found = until(&what, DEADLINE, async || {
             for partition in &partitions {
                 let header = self.header(*partition).await?;
                 let seq = log.seqs.get(partition).copied().unwrap_or(0);
