@@ -13,6 +13,9 @@ use crate::journal::{Breach, Phase, Sight, Sighting};
 /// Breaches of which the text is kept; all are counted.
 const EXAMPLES_MAX: usize = 20;
 
+/// Deletions of unknown keys that are remembered: more than can happen before an answer is heard.
+const STRANGERS_MAX: usize = 100_000;
+
 /// An accepted write.
 #[derive(Debug, Clone, Copy)]
 pub struct Write {
@@ -117,6 +120,10 @@ pub struct Checker {
     violations: Violations,
     examples: Vec<String>,
     visible: Vec<Visible>,
+    /// Deletions of keys that no answer has named yet, the latest last: an answer may be heard
+    /// after the whole life of its signal.
+    strangers: HashMap<u128, Sighting, IdHasher>,
+    stranger_order: std::collections::VecDeque<u128>,
     /// Ids in the snapshot that follows a reset, while it lasts.
     snapshot: Option<std::collections::HashSet<u128, IdHasher>>,
 }
@@ -203,6 +210,13 @@ impl Checker {
 
     /// Takes note of an accepted write.
     pub fn accepted(&mut self, write: Write) {
+        if !self.keys.contains_key(&write.id)
+            && let Some(deletion) = self.strangers.remove(&write.id)
+        {
+            self.foreign -= 1;
+            self.keys.entry(write.id).or_default().ours = true;
+            self.seen(deletion);
+        }
         let key = self.keys.entry(write.id).or_default();
         key.ours = true;
         key.accepted += 1;
@@ -242,6 +256,14 @@ impl Checker {
         }
         if !self.keys.get(&sighting.id).is_some_and(|key| key.ours) && sighting.op.is_none() {
             self.foreign += 1;
+            if deleted && self.strangers.insert(sighting.id, sighting).is_none() {
+                self.stranger_order.push_back(sighting.id);
+                if self.stranger_order.len() > STRANGERS_MAX
+                    && let Some(oldest) = self.stranger_order.pop_front()
+                {
+                    self.strangers.remove(&oldest);
+                }
+            }
             return;
         }
         let key = self.keys.entry(sighting.id).or_default();

@@ -48,6 +48,16 @@ enum Subcommands {
         /// Folder of a run, of a sweep, or of several of them
         dir: PathBuf,
     },
+    /// Put the figures of committed runs into Markdown files, between
+    /// `<!-- figure results/RUN l2c.p99_ms -->` and `<!-- /figure -->`
+    Splice {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Change nothing; exit code 1 where a figure is not what its run says
+        #[arg(long)]
+        check: bool,
+    },
     /// Compare Postgres with the view: exit code 0 where they agree, 4 where they do not
     Verify(Targets),
 }
@@ -135,6 +145,7 @@ pub fn main() -> ExitCode {
         Subcommands::Sweep(arguments) => sweep_rates(*arguments),
         Subcommands::Compare(arguments) => compare_runs(*arguments),
         Subcommands::Report { dir } => render_again(&dir),
+        Subcommands::Splice { files, check } => splice_figures(&files, check),
         Subcommands::Verify(targets) => verify_planes(&targets),
     };
     match outcome {
@@ -346,6 +357,22 @@ fn heed_signals(shared: Arc<Shared>) -> anyhow::Result<()> {
         });
     })?;
     Ok(())
+}
+
+fn splice_figures(files: &[PathBuf], check: bool) -> anyhow::Result<u8> {
+    let mut stale = 0;
+    for file in files {
+        let count = report::splice::splice(file, check)?;
+        if count > 0 {
+            println!(
+                "{}: {count} figures {}",
+                file.display(),
+                if check { "differ from their runs" } else { "brought up to date" }
+            );
+        }
+        stale += count;
+    }
+    Ok(if check && stale > 0 { SETUP_FAILED } else { 0 })
 }
 
 fn verify_planes(targets: &Targets) -> anyhow::Result<u8> {

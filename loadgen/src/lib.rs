@@ -30,6 +30,7 @@ pub mod run;
 pub mod schedule;
 pub mod slo;
 pub mod sse;
+pub mod stages;
 pub mod summary;
 pub mod sweep;
 pub mod verify;

@@ -14,6 +14,7 @@ pub mod hlog;
 pub mod html;
 pub mod index;
 pub mod plots;
+pub mod splice;
 
 /// Why a report can't be made.
 #[derive(Debug, thiserror::Error)]

@@ -26,6 +26,7 @@ use crate::pacer::{Order, Pacer, PacerSettings};
 use crate::probe::{ProbeSettings, interval_for};
 use crate::recorder::{Measure, Recorder, Surroundings};
 use crate::schedule::{Arrivals, Schedule};
+use crate::stages::{Scrape, Stage, Usage};
 use crate::summary::{Latency, Summary, Verdict};
 use crate::verify;
 use crate::workload::{Address, Shape, Workload};
@@ -115,6 +116,7 @@ struct Running {
     cpu_shares: [f64; 3],
     breach_since: Vec<Option<u64>>,
     aborted: Option<String>,
+    scraped: Vec<(&'static str, Endpoint, Scrape)>,
 }
 
 /// Does a run. `shared` may be interrupted from elsewhere.
@@ -216,6 +218,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         cpu_shares: [0.0; 3],
         breach_since,
         aborted: None,
+        scraped: Vec::new(),
     };
     let threads = [
         std::thread::Builder::new().name("pacer".into()).spawn(move || pacer.run()),
@@ -323,12 +326,41 @@ impl Running {
         if !self.interrupted() {
             self.live.measuring(measured_at);
         }
+        self.scrape();
         let to = self.measure_to;
         self.wait(to, |_| false)?;
         let ended = self.clock.now().min(self.measure_to);
+        let (stages, usage) = self.scraped_since(seconds(ended.saturating_sub(self.measure_from)));
         let (drain, lost) = self.drain(ended)?;
-        let summary = self.conclude(ended, drain, lost)?;
+        let mut summary = self.conclude(ended, drain, lost)?;
+        (summary.stages, summary.usage) = (stages, usage);
         Ok((summary, measured_at))
+    }
+
+    /// Notes the planes' metrics.
+    fn scrape(&mut self) {
+        let targets = &self.options.targets;
+        let planes = [
+            ("control", targets.control().ok()),
+            ("dataplane", targets.views().ok().and_then(|views| views.into_iter().next())),
+        ];
+        for (name, endpoint) in planes {
+            if let Some(endpoint) = endpoint {
+                let scrape = Scrape::of(&endpoint);
+                self.scraped.push((name, endpoint, scrape));
+            }
+        }
+    }
+
+    /// What they say has happened since.
+    fn scraped_since(&self, measured_s: f64) -> (Vec<Stage>, Vec<Usage>) {
+        let (mut stages, mut usage) = (Vec::new(), Vec::new());
+        for (name, endpoint, before) in &self.scraped {
+            let after = Scrape::of(endpoint);
+            stages.extend(after.stages_since(before, name));
+            usage.extend(after.usage_since(before, name, measured_s.max(0.001)));
+        }
+        (stages, usage)
     }
 
     fn preload(&mut self) -> Result<(), RunError> {
@@ -591,6 +623,8 @@ impl Running {
             view_compared,
             slo: Vec::new(),
             cpu: self.cpu_shares.map(|share| (share * 1_000.0).round() / 1_000.0),
+            stages: Vec::new(),
+            usage: Vec::new(),
             watch_interruptions: heard.interruptions,
             watch_resets: heard.resets,
             foreign_events: self.judge.checker.foreign(),
@@ -603,8 +637,33 @@ impl Running {
         }
         summary.violations = self.judge.violations();
         summary.examples = self.judge.checker.examples().to_vec();
+        if summary.violations.lost > 0 {
+            self.look_for(&left, &mut summary.examples);
+        }
         self.give_verdict(&mut summary);
         Ok(summary)
+    }
+
+    /// Adds to the examples of lost writes what a read by id shows of them: lost on the way, or
+    /// merely never told by the watch.
+    fn look_for(&self, left: &[crate::checker::Write], examples: &mut [String]) {
+        let targets = &self.options.targets;
+        let Some(view) = targets.views().ok().and_then(|views| views.into_iter().next()) else { return };
+        let mut exchange = Exchange::new(view, &targets.api_key);
+        for write in left.iter().take(examples.len()) {
+            let id = crate::document::uuid_text(write.id);
+            let Ok(reply) = exchange.get(&format!("/v1/signals/{id}")) else { return };
+            let shown = match (reply.version, crate::probe::deleted_version(&reply.body)) {
+                (Some(version), _) if reply.status == 200 => format!("version {version}"),
+                (_, Some(version)) if reply.status == 404 => format!("its deletion at version {version}"),
+                _ => format!("nothing ({})", reply.status),
+            };
+            for example in examples.iter_mut().filter(|example| example.starts_with(&format!("lost: {id}"))) {
+                if !example.contains("a read by id") {
+                    example.push_str(&format!("; a read by id shows {shown}"));
+                }
+            }
+        }
     }
 
     fn give_verdict(&self, summary: &mut Summary) {

@@ -148,6 +148,12 @@ pub struct Summary {
     pub slo: Vec<SloResult>,
     /// Shares of a core used by the pacing, observing and judging threads in the measured phase.
     pub cpu: [f64; 3],
+    /// What the planes' own metrics say of the measured phase.
+    #[serde(default)]
+    pub stages: Vec<crate::stages::Stage>,
+    /// What the planes used in it.
+    #[serde(default)]
+    pub usage: Vec<crate::stages::Usage>,
     pub watch_interruptions: u64,
     pub watch_resets: u64,
     pub foreign_events: u64,

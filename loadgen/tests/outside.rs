@@ -1,5 +1,7 @@
 //! The executable as its users and other tools meet it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::path::Path;

@@ -195,3 +195,16 @@ fn a_deletion_that_nobody_asked_for_is_a_phantom() {
     checker.finish(true, &none);
     assert_eq!(checker.violations().phantom, 1);
 }
+
+#[test]
+fn a_signal_may_be_gone_before_the_answer_to_its_creation_is_heard() {
+    let mut checker = Checker::new();
+    checker.seen(gone(1, 3, 5_000));
+    checker.accepted(write(1, 1));
+    checker.accepted(write(1, 2));
+    checker.accepted(delete(1, 3));
+    assert_eq!(times(&mut checker), [(1, 5_000), (2, 5_000), (3, 5_000)]);
+    assert_eq!((checker.foreign(), checker.outstanding()), (0, 0));
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().total(), 0);
+}

@@ -51,6 +51,7 @@ pub struct Reply {
 pub struct Exchange {
     endpoint: Endpoint,
     authorization: String,
+    patience: Duration,
     stream: Option<TcpStream>,
 }
 
@@ -60,7 +61,14 @@ impl Exchange {
     pub fn new(endpoint: Endpoint, api_key: &str) -> Self {
         let authorization =
             if api_key.is_empty() { String::new() } else { format!("Authorization: Bearer {api_key}\r\n") };
-        Self { endpoint, authorization, stream: None }
+        Self { endpoint, authorization, patience: TIMEOUT, stream: None }
+    }
+
+    /// The same, with another limit for connecting and for each read and write than 30 s.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Sends a `GET` and reads the whole answer. A kept connection that the server has closed in
@@ -92,7 +100,7 @@ impl Exchange {
         let io = |source| ExchangeError::Io { url: url.clone(), source };
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => connect(&self.endpoint).map_err(io)?,
+            None => connect(&self.endpoint, self.patience).map_err(io)?,
         };
         let mut request = format!(
             "{method} {}{path} HTTP/1.1\r\nHost: {}\r\n{}{headers}",
@@ -154,10 +162,10 @@ impl Exchange {
     }
 }
 
-fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&endpoint.address, Duration::from_secs(5))?;
+fn connect(endpoint: &Endpoint, patience: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&endpoint.address, patience.min(Duration::from_secs(5)))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     Ok(stream)
 }

@@ -73,6 +73,7 @@ pub fn run(stored: &Stored, plots: &[(&str, String)]) -> String {
         body.push_str(svg);
         body.push('\n');
     }
+    stages(&mut body, summary);
     trust(&mut body, summary);
     let manifest = serde_json::to_string_pretty(&stored.manifest).unwrap_or_default();
     let _ = writeln!(body, "<h2>What was run, and where</h2>\n<pre>{}</pre>", escape(&manifest));
@@ -141,6 +142,36 @@ fn counts(body: &mut String, summary: &Summary) {
         let _ = write!(body, "<td>{count}</td>");
     }
     body.push_str("</tr></table>\n");
+}
+
+/// What the planes say of themselves.
+fn stages(body: &mut String, summary: &Summary) {
+    if summary.stages.is_empty() {
+        return;
+    }
+    body.push_str("<h2>Stages, by the planes' own metrics</h2>\n<table><tr><th>metric (ms where seconds)</th><th>plane</th><th>count</th><th>mean</th><th>p50</th><th>p99</th></tr>\n");
+    for stage in &summary.stages {
+        let _ = writeln!(
+            body,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td></tr>",
+            escape(&stage.metric),
+            escape(&stage.plane),
+            stage.count,
+            stage.mean,
+            stage.p50,
+            stage.p99
+        );
+    }
+    body.push_str("</table>\n");
+    for usage in &summary.usage {
+        let _ = writeln!(
+            body,
+            "<p class=\"note\">{}: {:.2} of a core, {} MiB resident</p>",
+            escape(&usage.plane),
+            usage.cpu,
+            usage.resident_bytes >> 20
+        );
+    }
 }
 
 /// Why the figures may be believed, or not.

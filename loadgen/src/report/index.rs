@@ -24,6 +24,8 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
          the raw histograms (`run.hlog`, `total.hlog`, readable by HdrHistogram tools), `timeline.csv`, and `report.html`.\n\
          The clock of a latency to consistency (l2c) starts when the command was *meant* to be sent and stops when\n\
          the view server's watch shows its version or a later one.\n\n\
+         The machines are shared virtual machines with 2 cores that carry everything: servers, both planes and the\n\
+         generator. Take ratios, not absolutes; the authors measure their own product.\n\n\
          | run | verdict | offered/s | achieved/s | l2c p50 | l2c p99 | l2c max | command p99 | duration | source |\n\
          |---|---|---:|---:|---:|---:|---:|---:|---:|---|\n",
     );
