@@ -8,7 +8,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use infrastructure::{Planes, TestStack};
 
 fn latency_to_consistency(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let (_stack, _planes, mut control, mut view) = runtime.block_on(async {
         let stack = TestStack::start().await.expect("servers");
         let planes = Planes::start(&stack.namespace("bench").await).await.expect("planes");

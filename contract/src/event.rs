@@ -202,7 +202,6 @@ impl RecordId {
 /// The headers of a record, in their order. `trace` may be empty and is then left out.
 ///
 /// `source` is the topic's full name. The time is that of the command.
-#[must_use]
 pub fn headers<'h>(
     id: &'h str,
     source: &'h str,

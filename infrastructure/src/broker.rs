@@ -151,7 +151,7 @@ impl Broker {
     /// `serving`: the broker itself, for which a class-data archive is used, or made at the first orderly stop.
     fn jvm_args(&self, jars: &Jars, serving: bool) -> Vec<OsString> {
         let memory: &[&str] = match self.profile {
-            BrokerProfile::Development => &["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
+            BrokerProfile::Development => &["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC"],
             BrokerProfile::Benchmark => &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC"],
         };
         let mut args: Vec<OsString> = memory.iter().map(OsString::from).collect();

@@ -62,10 +62,7 @@ async fn broker_away_commands_still_succeed_and_the_view_catches_up() {
     })
     .await;
     stack.servers().broker.start().await.expect("the broker again");
-    eventually("the view to catch up", BACK, async || {
-        (view.get(&path).await.status == 200).then_some(())
-    })
-    .await;
+    eventually("the view to catch up", BACK, async || (view.get(&path).await.status == 200).then_some(())).await;
     assert_eq!(assert_planes_agree(&mut control, &mut view).await, 101);
 }
 

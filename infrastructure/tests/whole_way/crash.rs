@@ -138,7 +138,10 @@ async fn sigterm_leaves_no_accepted_command_without_its_answer() {
     assert_eq!(answered.len(), stored.len());
     assert_eq!(answered, stored);
     assert!(planes.dataplane.signal(Signal::TERM));
-    eventually("the data plane to end", Duration::from_secs(5), async || planes.dataplane.pid().is_none().then_some(())).await;
+    eventually("the data plane to end", Duration::from_secs(5), async || {
+        planes.dataplane.pid().is_none().then_some(())
+    })
+    .await;
 }
 
 /// Ends the connection that holds the slot, as a server does with a peer that is silent for too long.

@@ -79,7 +79,8 @@ async fn a_conflict_in_a_batch_rejects_one_command_and_two_patches_both_count() 
     ]});
     let answer = control.send("POST", "/v1/signals:batch", &[], Some(&batch.to_string())).await.expect(200);
     let results = answer.json()["results"].clone();
-    let statuses: Vec<u64> = results.as_array().expect("results").iter().map(|r| r["status"].as_u64().expect("a status")).collect();
+    let statuses: Vec<u64> =
+        results.as_array().expect("results").iter().map(|r| r["status"].as_u64().expect("a status")).collect();
     assert_eq!(statuses, [200, 412, 200, 422, 201, 404]);
     let seen = view.get_with(&format!("/v1/signals/{id}"), &answer.token()).await.expect(200).json();
     assert_eq!(seen["payload"], json!({"a": 1, "b": 2}));
@@ -125,7 +126,7 @@ async fn a_poison_event_is_parked_and_the_line_goes_on() {
     })
     .await;
     assert_eq!(parked.len(), 2);
-    assert!(parked.iter().any(|key| *key == id));
+    assert!(parked.contains(&id));
     topics::assert_exactly_once_in_order(&namespace, "signals");
 
     // Whoever may not forge events, can't.

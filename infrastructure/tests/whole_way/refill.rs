@@ -72,7 +72,11 @@ async fn a_redis_killed_under_load_never_serves_what_it_forgot() {
             let path = format!("/v1/signals/{id}");
             eventually("a seen signal to be there again", Duration::from_secs(60), async || {
                 let answer = view.get(&path).await;
-                assert!(matches!(answer.status, 200 | 503), "status {} for a signal that had been visible", answer.status);
+                assert!(
+                    matches!(answer.status, 200 | 503),
+                    "status {} for a signal that had been visible",
+                    answer.status
+                );
                 (answer.status == 200).then_some(())
             })
             .await;

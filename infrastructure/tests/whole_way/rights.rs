@@ -60,7 +60,8 @@ async fn roles_decide_route_by_route_and_keys_reach_the_view() {
     let (_, identity, key) = &own[1];
     let secret = key.json()["secret"].as_str().expect("a secret").to_owned();
     let key_id = key.json()["id"].as_str().expect("an id").to_owned();
-    let revoked = admin.send("DELETE", &format!("/v1/identities/{identity}/keys/{key_id}"), &[], None).await.expect(204);
+    let revoked =
+        admin.send("DELETE", &format!("/v1/identities/{identity}/keys/{key_id}"), &[], None).await.expect(204);
     Client::new(&planes.control, &secret).get("/v1/me").await.expect(401);
     let mut other = Client::new(&planes.dataplane, planes.api_key());
     other.get_with("/v1/me", &revoked.token()).await.expect(200);
@@ -70,10 +71,8 @@ async fn roles_decide_route_by_route_and_keys_reach_the_view() {
     // An inactive identity is known but refused.
     let (_, identity, key) = &own[0];
     let secret = key.json()["secret"].as_str().expect("a secret").to_owned();
-    let changed = admin
-        .send("PATCH", &format!("/v1/identities/{identity}"), &[], Some(r#"{"active":false}"#))
-        .await
-        .expect(200);
+    let changed =
+        admin.send("PATCH", &format!("/v1/identities/{identity}"), &[], Some(r#"{"active":false}"#)).await.expect(200);
     other.get_with("/v1/me", &changed.token()).await.expect(200);
     Client::new(&planes.control, &secret).get("/v1/me").await.expect(403);
     Client::new(&planes.dataplane, &secret).get("/v1/me").await.expect(403);
@@ -82,7 +81,9 @@ async fn roles_decide_route_by_route_and_keys_reach_the_view() {
     let (_, second_admin, _) = &own[2];
     admin.send("DELETE", &format!("/v1/identities/{second_admin}"), &[], None).await.expect(204);
     let me = admin.get("/v1/me").await.expect(200).id();
-    for (method, body) in [("DELETE", None), ("PATCH", Some(r#"{"role":"reader"}"#)), ("PATCH", Some(r#"{"active":false}"#))] {
+    for (method, body) in
+        [("DELETE", None), ("PATCH", Some(r#"{"role":"reader"}"#)), ("PATCH", Some(r#"{"active":false}"#))]
+    {
         let refused = admin.send(method, &format!("/v1/identities/{me}"), &[], body).await.expect(409);
         assert_eq!(refused.json()["code"], "last-admin");
     }
@@ -107,7 +108,14 @@ async fn bad_input_gets_the_right_status_and_harms_nobody_else() {
         ("POST", "/v1/signals", vec![("content-type", "text/plain")], Some("{}"), 415, "unsupported-media-type"),
         ("POST", "/v1/signals", vec![], Some(r#"{"title":"x","payload":{"a":"\u0000"}}"#), 422, "validation"),
         ("POST", "/v1/signals", vec![], Some(r#"{"title":"\ud800"}"#), 422, "validation"),
-        ("POST", "/v1/signals", vec![], Some(r#"{"title":"x","target":"01923456-789a-7bcd-8123-456789abcdef"}"#), 422, "validation"),
+        (
+            "POST",
+            "/v1/signals",
+            vec![],
+            Some(r#"{"title":"x","target":"01923456-789a-7bcd-8123-456789abcdef"}"#),
+            422,
+            "validation",
+        ),
         ("PATCH", path.as_str(), vec![("if-match", "\"9\"")], Some("{}"), 412, "precondition-failed"),
         ("PATCH", path.as_str(), vec![("if-match", "W/\"1\"")], Some("{}"), 400, "bad-request"),
         ("PATCH", unknown, vec![], Some("{}"), 404, "not-found"),
@@ -120,7 +128,8 @@ async fn bad_input_gets_the_right_status_and_harms_nobody_else() {
         ("GET", "/v1/signals?colour=red", vec![], None, 400, "bad-query"),
         ("GET", path.as_str(), vec![("accept", "image/png")], None, 406, "not-acceptable"),
     ] {
-        let planes: &mut [&mut Client] = if method == "GET" { &mut [&mut control, &mut view] } else { &mut [&mut control] };
+        let planes: &mut [&mut Client] =
+            if method == "GET" { &mut [&mut control, &mut view] } else { &mut [&mut control] };
         for client in planes {
             let answer = client.send(method, path, &headers, body).await;
             assert_eq!(answer.status, status, "{method} {path} {body:.80?}: {:?}", answer.body);

@@ -45,7 +45,8 @@ async fn a_read_says_not_yet_consistent_when_the_view_stands_still() {
     let namespace = TestStack::shared().await.namespace("still").await;
     let planes = Planes::start(&namespace).await.expect("planes");
     let mut control = Client::new(&planes.control, planes.api_key());
-    let reader = infrastructure::Plane::dataplane(&namespace).command("read").name("reader").start().await.expect("a reader");
+    let reader =
+        infrastructure::Plane::dataplane(&namespace).command("read").name("reader").start().await.expect("a reader");
     let mut view = Client::new(&reader, planes.api_key());
     let first = control.create("first").await;
     view.get_with(&format!("/v1/signals/{}", first.id()), &first.token()).await.expect(200);

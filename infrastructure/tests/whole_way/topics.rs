@@ -48,7 +48,9 @@ pub fn read_all(namespace: &Namespace, topic: &str, isolation: &str) -> BTreeMap
                     .map(|headers| {
                         headers
                             .iter()
-                            .map(|h| (h.key.to_owned(), String::from_utf8_lossy(h.value.unwrap_or_default()).into_owned()))
+                            .map(|h| {
+                                (h.key.to_owned(), String::from_utf8_lossy(h.value.unwrap_or_default()).into_owned())
+                            })
                             .collect()
                     })
                     .unwrap_or_default();
