@@ -2,7 +2,7 @@
 //!
 //! The way of an event, stage by stage: [`consumer`] reads the partition, [`decode`] and [`gather`] make
 //! batches of its records, [`projector`] says what follows what, [`view`] applies them in one script
-//! call; [`line`] is the loop that joins them. [`generation`] fills views anew.
+//! call; [`mod@line`] is the loop that joins them. [`generation`] fills views anew.
 //!
 //! The way of a read: [`http`] takes the request, [`auth`] judges its key, [`token_wait`] waits for what
 //! its tokens name, [`reader`] gathers it with others into one round trip of [`fetch`]; [`lists`] and
