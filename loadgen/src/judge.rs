@@ -119,7 +119,7 @@ impl Judge {
                 self.checker.reset();
             }
             Message::WatchLost(why) => {
-                if self.heard.watch_ready {
+                if self.heard.watch_ready && self.heard.watch_lost.is_none() {
                     self.heard.interruptions += 1;
                 }
                 self.heard.watch_lost = Some(why);

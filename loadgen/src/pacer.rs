@@ -114,6 +114,8 @@ pub struct Pacer {
     brackets: Vec<Bracket>,
     order_open: bool,
     idle_said: bool,
+    /// When this thread last meant to wake.
+    planned: u64,
 }
 
 impl Pacer {
@@ -148,6 +150,7 @@ impl Pacer {
             brackets: Vec::new(),
             order_open: false,
             idle_said: true,
+            planned: 0,
         })
     }
 
@@ -163,10 +166,13 @@ impl Pacer {
                 next_housekeeping = now + HOUSEKEEPING;
             }
             now = self.dispatch();
-            let wake = self.next_due().unwrap_or(u64::MAX).min(next_housekeeping);
-            if let Err(error) = self.poller.wait(wake.saturating_sub(now), &mut ready) {
+            self.planned = self.next_due().unwrap_or(u64::MAX).min(next_housekeeping);
+            if let Err(error) = self.poller.wait(self.planned.saturating_sub(now), &mut ready) {
                 self.reporter.send(Message::Fatal(format!("waiting for sockets failed: {error}")));
                 break;
+            }
+            if !self.pool.has_idle() {
+                self.notice(self.clock.now());
             }
             for &event in &ready {
                 let now = self.clock.now();
@@ -211,13 +217,7 @@ impl Pacer {
                         return now;
                     }
                     if !idle {
-                        // The servers make these wait; ours is only how late we noticed them.
-                        while !*closed && let Some(due) = notice.peek().filter(|&due| due <= now) {
-                            if due >= *measure_from {
-                                self.own_delays.push(now - due);
-                            }
-                            notice.advance();
-                        }
+                        self.notice(now);
                         return now;
                     }
                     let intended = if *closed { now.max(send.start()) } else { due };
@@ -236,6 +236,18 @@ impl Pacer {
                 }
             };
             self.send(intended, phase, only, now);
+        }
+    }
+
+    /// Arrivals that are due while every connection is busy: the servers make them wait. Ours is
+    /// only how much later we look than we meant to; there was no reason to wake for each of them.
+    fn notice(&mut self, now: u64) {
+        let Source::Follow { notice, measure_from, closed: false, .. } = &mut self.source else { return };
+        while let Some(due) = notice.peek().filter(|&due| due <= now) {
+            if due >= *measure_from {
+                self.own_delays.push(now.saturating_sub(due.max(self.planned)));
+            }
+            notice.advance();
         }
     }
 
