@@ -17,6 +17,8 @@ use crate::partition::{PARTITIONS_MAX, Partition, Topic};
 
 /// Most tokens that one read may carry.
 pub const TOKENS_MAX: usize = 64;
+/// Most entries of a token: one for each partition, of which signals have at most [`PARTITIONS_MAX`].
+pub const ENTRIES_MAX: usize = PARTITIONS_MAX as usize + 2;
 /// Longest token, in characters.
 pub const TOKEN_CHARS_MAX: usize = 1024;
 
@@ -128,7 +130,7 @@ impl Token {
             _ => return None,
         };
         let count = usize::try_from(take_number(rest)?).ok()?;
-        if count > usize::from(PARTITIONS_MAX) + 2 {
+        if count > ENTRIES_MAX {
             return None;
         }
         let mut entries = Vec::with_capacity(count);
@@ -244,7 +246,7 @@ mod tests {
             entries: vec![at(23), at(22)],
         };
         assert!(token.encode().len() <= 128, "{}", token.encode().len());
-        token.entries = (0..PARTITIONS_MAX).map(at).collect();
+        token.entries = (0..PARTITIONS_MAX + 2).map(at).collect();
         assert!(token.encode().len() <= TOKEN_CHARS_MAX, "{}", token.encode().len());
     }
 

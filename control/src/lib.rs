@@ -37,6 +37,7 @@ use runtime::shutdown::{Shutdown, within};
 use runtime::telemetry;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::batcher::{Batcher, CommandMetrics};
 use crate::http::{Api, Commands, Deadlines, OPENAPI};
@@ -102,6 +103,10 @@ pub async fn serve(settings: ServeSettings, shutdown: Shutdown) -> Result<(), St
     let metrics = CommandMetrics::register(telemetry::registry())?;
     let store = Store::new(settings.commands.store(&settings.database), metrics.clone()).map_err(StartError::Store)?;
     let batcher = Batcher::start(store.clone(), settings.commands.batcher(), metrics);
+
+    // Old idempotency keys, deletions and batches' own rows; statements that commit by themselves, so it may be cut short.
+    let pruned = store.clone();
+    let _pruning = AbortOnDropHandle::new(tokio::spawn(async move { pruned.prune_for_ever().await }));
 
     // 5: from the WAL to the broker.
     let mut relay = RelayThread::start(relay_settings(&settings)?).map_err(StartError::Thread)?;

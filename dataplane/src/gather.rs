@@ -9,6 +9,9 @@ use crate::dead_letters::DeadLetter;
 use crate::decode::{Decoder, RecordHeaders};
 use crate::projector::{Batch, Bounds, Effect, Judgement, Point};
 
+/// Most dead letters that one batch brings along, each a copy of its record.
+const DEAD_MAX: usize = 64;
+
 /// A record whose place in the line is known.
 struct Placed<'m> {
     number: RecordId,
@@ -82,12 +85,15 @@ impl<'m> Gather<'m> {
 
     /// Whether nothing is gathered.
     pub fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.kept.is_none()
+        self.batch.is_empty() && self.kept.is_none() && self.dead.is_empty()
     }
 
     /// Whether another record may be offered.
     pub fn has_room(&self) -> bool {
-        self.kept.is_none() && self.batch.records < self.bounds.records && self.batch.bytes() < self.bounds.bytes
+        self.kept.is_none()
+            && self.batch.records < self.bounds.records
+            && self.batch.bytes() < self.bounds.bytes
+            && self.dead.len() < DEAD_MAX
     }
 
     /// Takes the record that the log holds next.

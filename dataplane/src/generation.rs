@@ -254,6 +254,9 @@ impl Filler {
             for letter in dead {
                 self.dead_letters.park(letter).await?;
             }
+            if batch.is_empty() {
+                continue;
+            }
             let call = self.view.apply_call(&target, &batch, false, document);
             let Outcome::Applied(now) = self.view.apply(&call).await? else {
                 return Err(FillError::Overtaken(partition));

@@ -40,7 +40,8 @@ pub struct ReadSettings {
     pub addr: SocketAddr,
 
     /// Seconds after its issue that a token is good for; at most half of what tombstones live
-    #[arg(long = "token-lifetime-seconds", env = "NEXUS_TOKEN_LIFETIME_SECONDS", default_value_t = 12 * 3600)]
+    #[arg(long = "token-lifetime-seconds", env = "NEXUS_TOKEN_LIFETIME_SECONDS", default_value_t = 12 * 3600,
+          value_parser = clap::value_parser!(u64).range(1..=12 * 3600))]
     pub token_lifetime_s: u64,
 
     /// Watches open at once; beyond it, 503

@@ -189,7 +189,11 @@ impl Line {
                     let was_open = self.open.is_some();
                     self.take(event).await?;
                     // What has arrived as well, without asking everybody else in between.
+                    // Between two transactions a commit that is due has its turn: a turn rarely ends there by chance.
                     for _ in 1..TURN {
+                        if self.inside.is_none() && self.commit_at().is_some_and(|at| at <= Instant::now()) {
+                            break;
+                        }
                         let Some(event) = self.client.recv().now_or_never() else { break };
                         self.take(event).await?;
                     }

@@ -122,7 +122,7 @@ impl Administration<'_> {
         let (Some(old), Some(new)) = (&old, &new) else {
             // Nothing changes: the token is for what is there.
             let identity = accept!(rules::existing(old.as_ref()));
-            touched.add(Topic::Identities, id, identity.version, self.around.partitions);
+            touched.unchanged(Topic::Identities, id, identity.version, self.around.partitions);
             return Ok(Ok(Answer { etag: Some(identity.version), ..Answer::ok(200, identity.render()) }));
         };
         let update = "UPDATE nexus.identities
@@ -257,7 +257,7 @@ impl Administration<'_> {
     ) {
         let traceparent = request.traceparent.as_str();
         self.changes.events.push(&Event { topic, id, change, version, time, traceparent, value });
-        touched.add(topic, id, version, self.around.partitions);
+        touched.event(topic, id, version, self.around.partitions);
     }
 }
 

@@ -164,12 +164,15 @@ impl<'a> Fold<'a> {
             }
             (Decision::Unchanged | Decision::Deleted(_), _) => unreachable!("only a live signal stays or goes"),
         };
-        touched.add(Topic::Signals, id, version, self.around.partitions);
+        let partitions = self.around.partitions;
         if let (Some(change), Some(state)) = (change, next) {
+            touched.event(Topic::Signals, id, version, partitions);
             let traceparent = request.traceparent.as_str();
             let event = Event { topic: Topic::Signals, id, change, version, time, traceparent, value: &body };
             self.changes.events.push(&event);
             self.set(id, state);
+        } else {
+            touched.unchanged(Topic::Signals, id, version, partitions);
         }
         Ok(Accepted { change, id, version, body })
     }

@@ -29,12 +29,18 @@ const STATEMENTS: [(&str, &str); 3] = [
 ];
 
 impl Inner {
-    /// One round; returns how many rows went.
+    /// One round; returns how many rows went. A table that fails does not keep the others from their turn.
     pub(super) async fn prune(&self) -> Result<u64, StoreError> {
-        let mut gone = 0;
+        let (mut gone, mut failed) = (0, None);
         for (table, statement) in STATEMENTS {
             loop {
-                let done = self.read(sqlx::query(statement).bind(ROWS).execute(&self.reads)).await?;
+                let done = match self.read(sqlx::query(statement).bind(ROWS).execute(&self.reads)).await {
+                    Ok(done) => done,
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                };
                 gone += done.rows_affected();
                 if done.rows_affected() < ROWS.unsigned_abs() {
                     break;
@@ -42,7 +48,7 @@ impl Inner {
                 tracing::debug!(table, "pruned {ROWS} rows, more to come");
             }
         }
-        Ok(gone)
+        failed.map_or(Ok(gone), Err)
     }
 
     /// Rounds, until the process ends. A round that fails is repeated with the next one.

@@ -3,7 +3,7 @@
 use contract::event::Event;
 use contract::partition::{Partition, Topic};
 use contract::time::Timestamp;
-use contract::token::{Entry, ServerRun, Token};
+use contract::token::{ENTRIES_MAX, Entry, ServerRun, Token};
 use uuid::Uuid;
 
 /// What a transaction read of the epoch row, and of the server it runs on.
@@ -17,18 +17,33 @@ pub(super) struct Stamp {
     pub(super) run: ServerRun,
 }
 
-/// The events of one request, in command order: what its token must name.
+/// What the token of one request must name: in each partition its last event, else what it found unchanged.
 #[derive(Debug, Default)]
-pub(super) struct Touched(Vec<Entry>);
+pub(super) struct Touched(Vec<Named>);
+
+#[derive(Debug)]
+struct Named {
+    entry: Entry,
+    is_event: bool,
+}
 
 impl Touched {
-    /// The last version of `id` takes the place of what the partition had before: a partition is
-    /// applied in order, and the request is one transaction.
-    pub(super) fn add(&mut self, topic: Topic, id: Uuid, version: u64, partitions: u16) {
+    /// An event takes the place of all that its partition had before: a partition is applied in order, and the
+    /// request is one transaction.
+    pub(super) fn event(&mut self, topic: Topic, id: Uuid, version: u64, partitions: u16) {
         let entry = Entry { partition: Partition::of(topic, id, partitions), id, version };
-        match self.0.iter_mut().find(|known| known.partition == entry.partition) {
-            Some(known) => *known = entry,
-            None => self.0.push(entry),
+        self.0.retain(|named| named.entry.partition != entry.partition);
+        self.0.push(Named { entry, is_event: true });
+    }
+
+    /// An entity that a command found as it should be. Behind an event of the same partition it need not be named: its
+    /// last writer committed earlier, so it lies before that event. Past what a token can hold it stays unnamed.
+    pub(super) fn unchanged(&mut self, topic: Topic, id: Uuid, version: u64, partitions: u16) {
+        let entry = Entry { partition: Partition::of(topic, id, partitions), id, version };
+        let covered =
+            |named: &Named| named.entry.partition == entry.partition && (named.is_event || named.entry.id == id);
+        if self.0.len() < ENTRIES_MAX && !self.0.iter().any(covered) {
+            self.0.push(Named { entry, is_event: false });
         }
     }
 
@@ -42,7 +57,7 @@ impl Touched {
             epoch: stamp.epoch,
             issued_ms: u64::try_from(now.millis()).unwrap_or(0),
             unproven: (stamp.proven != Some(stamp.run)).then_some(stamp.run),
-            entries: self.0,
+            entries: self.0.into_iter().map(|named| named.entry).collect(),
         };
         Some(token.encode())
     }
@@ -55,5 +70,34 @@ pub(super) struct Events(pub(super) Vec<Vec<u8>>);
 impl Events {
     pub(super) fn push(&mut self, event: &Event<'_>) {
         self.0.push(event.encode());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(touched: &Touched) -> Vec<(u128, u64)> {
+        touched.0.iter().map(|named| (named.entry.id.as_u128(), named.entry.version)).collect()
+    }
+
+    #[test]
+    fn a_token_names_the_last_event_and_what_is_unchanged_never_hides_it() {
+        let id = Uuid::from_u128;
+        let mut touched = Touched::default();
+        touched.unchanged(Topic::Signals, id(1), 5, 1);
+        touched.unchanged(Topic::Signals, id(2), 7, 1);
+        touched.unchanged(Topic::Signals, id(1), 5, 1);
+        assert_eq!(named(&touched), [(1, 5), (2, 7)]);
+        touched.event(Topic::Signals, id(3), 1, 1);
+        touched.unchanged(Topic::Signals, id(2), 7, 1);
+        assert_eq!(named(&touched), [(3, 1)]);
+        touched.event(Topic::Signals, id(4), 2, 1);
+        touched.unchanged(Topic::Identities, id(2), 1, 1);
+        assert_eq!(named(&touched), [(4, 2), (2, 1)]);
+        for i in 10..100 {
+            touched.unchanged(Topic::Keys, id(i), 1, 1);
+        }
+        assert_eq!(touched.0.len(), ENTRIES_MAX);
     }
 }

@@ -170,7 +170,12 @@ fn freshness(pulse: &Pulse, now: Timestamp) -> Option<Freshness> {
     if !silent && pulse.applied_watermark == Some(newest.time) {
         return Some(Freshness { seconds: 0.0, silent: false });
     }
-    let known = pulse.applied_watermark.map_or(newest.time, |applied| applied.min(newest.time));
+    let known = match pulse.applied_watermark {
+        Some(applied) => applied.min(newest.time),
+        None if silent => newest.time,
+        // This server has not seen a watermark applied yet: how far the view lags is not known.
+        None => return None,
+    };
     Some(Freshness { seconds: age(known), silent })
 }
 
@@ -215,5 +220,6 @@ mod tests {
         assert_eq!(at(&pulse(9_000_000, Some(4_000_000))), Freshness { seconds: 6.0, silent: false });
         assert_eq!(at(&pulse(6_000_000, Some(6_000_000))), Freshness { seconds: 4.0, silent: true });
         assert_eq!(freshness(&Pulse::default(), Timestamp(0)), None);
+        assert_eq!(freshness(&pulse(9_000_000, None), Timestamp(10_000_000)), None);
     }
 }
