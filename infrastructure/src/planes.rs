@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::account::Account;
 use crate::error::{LaunchError, Result};
+use crate::launcher::admin;
 use crate::process::{Launch, Process, Running, Signal, run};
 use crate::server::{READY_DEADLINE, kill_tree};
 use crate::stack::Namespace;
@@ -31,7 +32,8 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// Migrates the namespace's database, makes the admin, and starts both planes. Returns when both are ready.
+    /// Migrates the namespace's database, makes the admin, and starts both planes. Returns when both are ready and
+    /// know the key.
     ///
     /// # Errors
     /// An executable has not been built, or a step failed; with its output or the end of its log.
@@ -49,6 +51,7 @@ impl Planes {
         let control = Plane::control(namespace).envs(env).start();
         let dataplane = Plane::dataplane(namespace).envs(env).start();
         let (control, dataplane) = tokio::try_join!(control, dataplane)?;
+        admin::key_arrives(dataplane.address(), &api_key).await?;
         Ok(Planes { control, dataplane, api_key })
     }
 

@@ -1,6 +1,6 @@
 //! `nexus`: a stack that stays up after the command has ended, kept in `NEXUS_HOME`.
 
-mod admin;
+pub(crate) mod admin;
 mod compose;
 mod down;
 mod home;

@@ -90,6 +90,7 @@ pub async fn up(request: &Up) -> Result<String> {
         home.save(&state)?;
     }
     write_env(&home, &state, &settings)?;
+    admin::key_arrives(dataplane.address, &key).await?;
     Ok(how_to_use(request, &home, &control, &dataplane, &key))
 }
 

@@ -46,7 +46,8 @@ async fn broker_away_commands_still_succeed_and_the_view_catches_up() {
     let planes = Planes::start(&stack.namespace("nobroker").await).await.expect("planes");
     let mut control = Client::new(&planes.control, planes.api_key());
     let mut view = Client::new(&planes.dataplane, planes.api_key());
-    control.create("before").await;
+    let before = control.create("before").await;
+    view.get_with(&format!("/v1/signals/{}", before.id()), &before.token()).await.expect(200);
     stack.servers().broker.kill().await;
     let mut last = None;
     for i in 0..100 {
