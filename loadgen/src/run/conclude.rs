@@ -162,8 +162,8 @@ impl Running {
             summary.object(
                 Verdict::Invalid,
                 format!(
-                    "the watch ({:.3} ms) and the sampled reads ({:.3} ms) disagree on when writes became visible",
-                    check.watch_p50_ms, check.reads_p50_ms
+                    "the watch shows writes {:.3} ms after the sampled reads, whose resolution is {:.3} ms (median of {} samples)",
+                    check.difference_p50_ms, check.resolution_p50_ms, check.samples
                 ),
             );
         }
