@@ -7,13 +7,15 @@
 use std::io::Write;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
+use hdrhistogram::serialization::V2DeflateSerializer;
 
 use crate::clock::{SECOND, seconds};
 use crate::journal::{CommandRecord, Outcome, Phase, ReadRecord};
+
+mod files;
+
+use files::{Files, LOG_HEADER, ROW_HEADER, write_set};
 
 /// Highest value, nanoseconds: ten minutes.
 const HIGHEST: u64 = 600 * SECOND;
@@ -202,13 +204,6 @@ pub struct Surroundings {
     pub cpu: (f64, f64),
     /// Violations so far.
     pub violations: u64,
-}
-
-/// Where `run.hlog` and `timeline.csv` go while the run is on.
-struct Files {
-    hlog: std::io::BufWriter<std::fs::File>,
-    timeline: std::io::BufWriter<std::fs::File>,
-    serializer: V2DeflateSerializer,
 }
 
 /// Collects a run's figures.
@@ -456,68 +451,4 @@ impl Recorder {
 #[must_use]
 pub fn to_ms(nanos: u64) -> f64 {
     (nanos as f64 / 1_000.0).round() / 1_000.0
-}
-
-const ROW_HEADER: &str = "second,phase,offered_per_s,ended,accepted,not_accepted,visible,outstanding,backlog,command_p50_ms,command_p99_ms,command_max_ms,service_p99_ms,l2c_p50_ms,l2c_p99_ms,l2c_max_ms,reads,read_p99_ms,pacer_cpu,observer_cpu,violations";
-
-const LOG_HEADER: &str = "#[Histogram log format version 1.3]\n#[Values are nanoseconds; Interval_Max is in ms]\n";
-
-/// One line of an interval log for each measure that has values.
-fn write_set(
-    log: &mut impl Write,
-    serializer: &mut V2DeflateSerializer,
-    set: &Set,
-    start: f64,
-    length: f64,
-) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    for measure in Measure::ALL {
-        let histogram = set.of(measure);
-        if histogram.is_empty() {
-            continue;
-        }
-        bytes.clear();
-        serializer.serialize(histogram, &mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
-        writeln!(
-            log,
-            "Tag={},{start:.3},{length:.3},{:.3},{}",
-            measure.name(),
-            histogram.max() as f64 / 1e6,
-            STANDARD.encode(&bytes)
-        )?;
-    }
-    Ok(())
-}
-
-impl Files {
-    fn write(&mut self, row: &Row, set: &Set, from: u64, to: u64, base: u64) -> std::io::Result<()> {
-        let start = seconds(from.saturating_sub(base));
-        let length = seconds(to.saturating_sub(from));
-        write_set(&mut self.hlog, &mut self.serializer, set, start, length)?;
-        writeln!(
-            self.timeline,
-            "{:.3},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.3},{:.3},{}",
-            row.second,
-            row.phase,
-            row.offered_per_s,
-            row.ended,
-            row.accepted,
-            row.not_accepted,
-            row.visible,
-            row.outstanding,
-            row.backlog,
-            row.command_p50_ms,
-            row.command_p99_ms,
-            row.command_max_ms,
-            row.service_p99_ms,
-            row.l2c_p50_ms,
-            row.l2c_p99_ms,
-            row.l2c_max_ms,
-            row.reads,
-            row.read_p99_ms,
-            row.pacer_cpu,
-            row.observer_cpu,
-            row.violations
-        )
-    }
 }

@@ -94,6 +94,9 @@ pub struct CrossCheck {
     pub reads_p50_ms: f64,
     /// Median latency to consistency of the same writes by the watch.
     pub watch_p50_ms: f64,
+    /// Median, sample by sample, of how much later the watch showed a write than the reads did.
+    #[serde(default)]
+    pub difference_p50_ms: f64,
     /// Samples that the watch showed before a read that began later missed them.
     pub contradictions: u64,
     /// They agree within their resolution.

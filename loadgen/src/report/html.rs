@@ -185,8 +185,8 @@ fn trust(body: &mut String, summary: &Summary) {
     if let Some(check) = summary.cross_check {
         let _ = writeln!(
             body,
-            "<tr><td>watch against {} sampled reads, median l2c</td><td>{:.3} ms against {:.3} ms (resolution {:.3} ms)</td></tr>",
-            check.samples, check.watch_p50_ms, check.reads_p50_ms, check.resolution_p50_ms
+            "<tr><td>watch against {} sampled reads, median l2c</td><td>{:.3} ms against {:.3} ms (difference by sample {:.3} ms, resolution {:.3} ms)</td></tr>",
+            check.samples, check.watch_p50_ms, check.reads_p50_ms, check.difference_p50_ms, check.resolution_p50_ms
         );
     }
     let [pacer, observer, judge] = summary.cpu;

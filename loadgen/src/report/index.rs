@@ -25,10 +25,9 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
          The clock of a latency to consistency (l2c) starts when the command was *meant* to be sent and stops when\n\
          the view server's watch shows its version or a later one.\n\n\
          The machines are shared virtual machines with 2 cores that carry everything: servers, both planes and the\n\
-         generator. Take ratios, not absolutes; the authors measure their own product.\n\n\
-         | run | verdict | offered/s | achieved/s | l2c p50 | l2c p99 | l2c max | command p99 | duration | source |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|---:|---|\n",
+         generator. Take ratios, not absolutes; the authors measure their own product.\n\n",
     );
+    let mut table = String::new();
     let mut count = 0;
     let mut others = String::new();
     for path in names {
@@ -46,7 +45,7 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
             let manifest: serde_json::Value = read_json(&path.join("manifest.json"))?;
             let ms = |latency: Option<f64>| latency.map_or("–".to_owned(), |ms| format!("{ms:.2} ms"));
             let _ = writeln!(
-                text,
+                table,
                 "| [{name}]({name}/report.html) | {} | {:.0} | {:.0} | {} | {} | {} | {} | {:.0} s | {} |",
                 summary.verdict.name(),
                 summary.offered_per_s,
@@ -61,9 +60,15 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
             count += 1;
         }
     }
-    if !others.is_empty() {
-        let _ = write!(text, "\n{others}");
+    if !table.is_empty() {
+        text.push_str(
+            "| run | verdict | offered/s | achieved/s | l2c p50 | l2c p99 | l2c max | command p99 | duration | source |\n\
+             |---|---|---:|---:|---:|---:|---:|---:|---:|---|\n",
+        );
+        text.push_str(&table);
+        text.push('\n');
     }
+    text.push_str(if count == 0 { "No run is committed yet.\n" } else { &others });
     write(&folder.join("README.md"), &text)?;
     Ok(count)
 }

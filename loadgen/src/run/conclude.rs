@@ -1,0 +1,279 @@
+//! After the drain: the last checks, the summary, the verdict.
+
+use super::{RunError, Running};
+use crate::checker::Violations;
+use crate::client::{EndpointError, Exchange};
+use crate::clock::seconds;
+use crate::recorder::{Measure, Surroundings};
+use crate::summary::{Latency, Summary, Verdict};
+use crate::verify;
+
+impl Running {
+    /// The summary, but for the objectives.
+    pub(super) fn conclude(&mut self, ended: u64, drain_s: f64, lost: bool) -> Result<Summary, RunError> {
+        let now = self.clock.now();
+        // What is outstanding counts at the end of its patience.
+        let left = {
+            let recorder = &self.judge.recorder;
+            let entities = recorder.open_entities();
+            let unsure = |op: Option<u64>, id| op.is_some_and(|op| recorder.is_open(op)) || entities.contains(&id);
+            self.judge.checker.finish(lost, &unsure)
+        };
+        for write in &left {
+            self.judge.recorder.l2c(now.saturating_sub(write.intended), write.phase);
+        }
+        let around = Surroundings {
+            phase: "drain",
+            outstanding: left.len() as u64,
+            violations: self.judge.violations().total(),
+            ..Surroundings::default()
+        };
+        self.judge.recorder.tick(now, &around).map_err(RunError::io("timeline.csv can't be written"))?;
+
+        let cross_check = self.judge.cross_check();
+        let view_compared = self.compare_planes(left.len() as u64, lost);
+        let counts = self.judge.recorder.counts();
+        let heard = &self.judge.heard;
+        let set = self.judge.recorder.total();
+        let latency = |measure| Latency::of(set.of(measure));
+        let measured_s = seconds(ended.saturating_sub(self.measure_from));
+        let closed = self.options.load.closed;
+        let mut achieved = if measured_s > 0.0 { counts.accepted as f64 / measured_s } else { 0.0 };
+        achieved = (achieved * 1_000.0).round() / 1_000.0;
+        let interrupted = self.interrupted() && self.aborted.is_none();
+        let slope = slope(&self.lag, self.measure_from, ended);
+        let offered = if closed { achieved } else { self.options.rate };
+        let unsent = self.judge.recorder.unsent_count();
+        let mut summary = Summary {
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
+            interrupted,
+            mode: if closed { "closed (hides stalls)".into() } else { "open".into() },
+            offered_per_s: offered,
+            achieved_per_s: achieved,
+            sent: counts.sent,
+            accepted: counts.accepted,
+            refused: counts.refused,
+            rejected: counts.rejected,
+            failed: counts.failed,
+            timed_out: counts.timed_out,
+            unknown: counts.unknown,
+            settled: counts.settled,
+            unchanged: counts.accepted.saturating_sub(counts.changed),
+            unsent,
+            preloaded: heard.preloaded,
+            warmup_s: self.options.load.warmup.as_secs_f64(),
+            measured_s,
+            drain_s,
+            command: latency(Measure::Command),
+            service: latency(Measure::Service),
+            read: latency(Measure::Read),
+            reads_failed: self.judge.recorder.reads().1,
+            l2c: latency(Measure::L2c),
+            send_delay: latency(Measure::SendDelay),
+            own_delay: latency(Measure::OwnDelay),
+            outstanding: left.len() as u64,
+            lag_slope_per_s: (slope * 1_000.0).round() / 1_000.0,
+            flat_lag: slope <= 0.005 * offered && drain_s <= 2.0,
+            violations: Violations::default(),
+            examples: Vec::new(),
+            cross_check,
+            view_compared,
+            slo: Vec::new(),
+            cpu: self.cpu_shares.map(|share| (share * 1_000.0).round() / 1_000.0),
+            stages: Vec::new(),
+            usage: Vec::new(),
+            watch_interruptions: heard.interruptions,
+            watch_resets: heard.resets,
+            foreign_events: self.judge.checker.foreign(),
+        };
+        if let Some(check) = cross_check {
+            for _ in 0..check.contradictions {
+                let text = "a read by id that began after the watch had shown a version missed it";
+                self.judge.checker.breach(crate::journal::Breach::Regressed(text.to_owned()));
+            }
+        }
+        summary.violations = self.judge.violations();
+        summary.examples = self.judge.checker.examples().to_vec();
+        if summary.violations.lost > 0 {
+            self.look_for(&left, &mut summary.examples);
+        }
+        self.give_verdict(&mut summary);
+        Ok(summary)
+    }
+
+    /// Adds to the examples of lost writes what a read by id shows of them: lost on the way, or
+    /// merely never told by the watch.
+    fn look_for(&self, left: &[crate::checker::Write], examples: &mut [String]) {
+        let targets = &self.options.targets;
+        let Some(view) = targets.views().ok().and_then(|views| views.into_iter().next()) else { return };
+        let mut exchange = Exchange::new(view, &targets.api_key);
+        for write in left.iter().take(examples.len()) {
+            let id = crate::document::uuid_text(write.id);
+            let Ok(reply) = exchange.get(&format!("/v1/signals/{id}")) else { return };
+            let shown = match (reply.version, crate::probe::deleted_version(&reply.body)) {
+                (Some(version), _) if reply.status == 200 => format!("version {version}"),
+                (_, Some(version)) if reply.status == 404 => format!("its deletion at version {version}"),
+                _ => format!("nothing ({})", reply.status),
+            };
+            for example in examples.iter_mut().filter(|example| example.starts_with(&format!("lost: {id}"))) {
+                if !example.contains("a read by id") {
+                    example.push_str(&format!("; a read by id shows {shown}"));
+                }
+            }
+        }
+    }
+
+    fn give_verdict(&self, summary: &mut Summary) {
+        let violations = summary.violations;
+        if violations.total() > 0 {
+            let names = [
+                ("lost", violations.lost),
+                ("regressed", violations.regressed),
+                ("resurrected", violations.resurrected),
+                ("phantom", violations.phantom),
+                ("stale_with_token", violations.stale_with_token),
+                ("view_mismatch", violations.view_mismatch),
+            ];
+            let found: Vec<_> = names.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+            summary.object(Verdict::Incorrect, format!("promises were broken: {}", found.join(", ")));
+        }
+        let own = summary.own_delay.map_or(0.0, |delay| delay.p99_ms);
+        let limit = summary.l2c.map_or(1.0, |l2c| (l2c.p99_ms / 10.0).max(1.0));
+        let mut own_fault = false;
+        if own > limit {
+            own_fault = true;
+            summary.object(
+                Verdict::Invalid,
+                format!("the generator itself sent late: {own:.3} ms at the 99th percentile, {limit:.3} ms allowed"),
+            );
+        }
+        for (name, share) in ["pacing", "observing", "judging"].iter().zip(summary.cpu) {
+            if share > 0.8 {
+                own_fault = true;
+                let reason = format!("the generator's {name} thread used {:.0} % of a core", share * 100.0);
+                summary.object(Verdict::Invalid, reason);
+            }
+        }
+        if let Some(check) = summary.cross_check
+            && check.samples >= 20
+            && !check.agree
+        {
+            summary.object(
+                Verdict::Invalid,
+                format!(
+                    "the watch shows writes {:.3} ms after the sampled reads, whose resolution is {:.3} ms (median of {} samples)",
+                    check.difference_p50_ms, check.resolution_p50_ms, check.samples
+                ),
+            );
+        }
+        if let Some(why) = &self.aborted {
+            summary.object(Verdict::SloFailed, why.clone());
+        }
+        let closed = self.options.load.closed;
+        if !closed && summary.measured_s > 0.0 && summary.achieved_per_s < 0.99 * summary.offered_per_s {
+            let busiest = summary.service.map_or(0.0, |service| service.p50_ms);
+            let reason = format!(
+                "unsustainable at this rate: {:.0} accepted per second of {:.0} offered (median service time {busiest:.3} ms, {} connections, {} refused, {} unsent)",
+                summary.achieved_per_s,
+                summary.offered_per_s,
+                self.options.load.connections,
+                summary.refused,
+                summary.unsent
+            );
+            let verdict = if own_fault { Verdict::Invalid } else { Verdict::SloFailed };
+            summary.object(verdict, reason);
+        } else if !closed && summary.lag_slope_per_s > 0.005 * summary.offered_per_s && summary.drain_s > 2.0 {
+            let reason = format!(
+                "unsustainable at this rate: writes become visible more slowly than they are accepted (outstanding grew by {:.0}/s, {:.1} s to drain)",
+                summary.lag_slope_per_s, summary.drain_s
+            );
+            summary.object(Verdict::SloFailed, reason);
+        }
+        if summary.outstanding > 0 && violations.lost == 0 {
+            let reason = format!("{} accepted writes were not visible by the end of the drain", summary.outstanding);
+            summary.object(Verdict::SloFailed, reason);
+        }
+    }
+
+    /// Walks both planes, unless told not to or while the view is known to be behind.
+    fn compare_planes(&mut self, outstanding: u64, lost: bool) -> String {
+        if self.options.load.no_verify {
+            return "not asked for".to_owned();
+        }
+        if outstanding > 0 && !lost {
+            return "no: the view was still behind at the end of the drain".to_owned();
+        }
+        self.live.say("comparing Postgres with the view");
+        let targets = &self.options.targets;
+        let exchanges = (|| {
+            let control = Exchange::new(targets.control()?, &targets.api_key);
+            let view = Exchange::new(targets.views()?.swap_remove(0), &targets.api_key);
+            Ok::<_, EndpointError>((control, view))
+        })();
+        let Ok((mut control, mut view)) = exchanges else {
+            return "no: a name no longer resolves".to_owned();
+        };
+        let checker = &self.judge.checker;
+        let mut behind = Vec::new();
+        let mut seen = std::collections::HashMap::new();
+        let outcome = verify::compare(&mut control, &mut view, &mut |id, version| {
+            seen.insert(id, version);
+        });
+        let unsure = self.judge.recorder.open_entities();
+        for (id, expected) in checker.expectations().filter(|(id, _)| !unsure.contains(id)) {
+            let there = seen.get(&id).copied();
+            let right = if expected.deleted { there.is_none() } else { there >= Some(expected.version) };
+            if !right {
+                behind.push(format!(
+                    "{}: the view shows {there:?} where version {}{} was accepted",
+                    crate::document::uuid_text(id),
+                    expected.version,
+                    if expected.deleted { " (a deletion)" } else { "" }
+                ));
+            }
+        }
+        match outcome {
+            Ok(comparison) => {
+                self.judge.checker.mismatch(comparison.different, &comparison.examples);
+                // Lost from both planes alike: the comparison can't see it, the checker can.
+                if comparison.different == 0 && !lost && !behind.is_empty() {
+                    self.judge.checker.mismatch(behind.len() as u64, &behind);
+                }
+                format!("yes: {} entities, {} differ", comparison.entities, comparison.different)
+            }
+            Err(error) => format!("no: {error}"),
+        }
+    }
+}
+
+/// Least-squares slope of the outstanding writes over the second half of the measured phase, per
+/// second.
+fn slope(samples: &[(u64, f64)], from: u64, to: u64) -> f64 {
+    let middle = from.saturating_add(to) / 2;
+    let points: Vec<(f64, f64)> =
+        samples.iter().filter(|(at, _)| *at >= middle && *at <= to).map(|&(at, n)| (seconds(at - middle), n)).collect();
+    let count = points.len() as f64;
+    if points.len() < 3 {
+        return 0.0;
+    }
+    let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / count;
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    let covariance: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+    let variance: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
+    if variance > 0.0 { covariance / variance } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SECOND;
+
+    #[test]
+    fn the_slope_is_that_of_the_second_half() {
+        let samples: Vec<_> =
+            (0..100).map(|i| (i * SECOND / 10, if i < 50 { 1_000 - i } else { 100 + i * 2 } as f64)).collect();
+        let slope = slope(&samples, 0, 10 * SECOND);
+        assert!((slope - 20.0).abs() < 0.1, "{slope}");
+    }
+}
