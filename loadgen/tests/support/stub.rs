@@ -68,7 +68,7 @@ pub struct Counters {
     pub commands: AtomicU64,
     pub events: AtomicU64,
     pub replayed: AtomicU64,
-    /// Entities whose last event was lost.
+    /// Events that were lost, and that no later one of their entity made up for.
     pub lost: AtomicU64,
     pub stop: AtomicBool,
 }
@@ -128,7 +128,7 @@ struct State {
     changes: mpsc::UnboundedSender<(Instant, Change)>,
     next: u64,
     stalled: bool,
-    behind: std::collections::HashSet<String>,
+    behind: std::collections::HashMap<String, u64>,
 }
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -146,7 +146,7 @@ async fn serve(settings: Settings, counters: Arc<Counters>, ready: std::sync::mp
         changes,
         next: 0,
         stalled: false,
-        behind: std::collections::HashSet::new(),
+        behind: std::collections::HashMap::new(),
     }));
     let applier = Rc::clone(&state);
     tokio::task::spawn_local(async move {
@@ -349,14 +349,13 @@ impl State {
         let Change::Apply { id, mut signal, number } = change;
         let faults = self.settings.faults.clone();
         if every(faults.lose_every, number) {
-            if self.behind.insert(id) {
-                self.counters.lost.fetch_add(1, Ordering::Relaxed);
-            }
+            *self.behind.entry(id).or_default() += 1;
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         // A later version heals the loss of an earlier one.
-        if !self.behind.is_empty() && self.behind.remove(&id) {
-            self.counters.lost.fetch_sub(1, Ordering::Relaxed);
+        if let Some(lost) = self.behind.remove(&id) {
+            self.counters.lost.fetch_sub(lost, Ordering::Relaxed);
         }
         if every(faults.forge_every, number) && !signal.deleted {
             let text = String::from_utf8(signal.document.to_vec()).unwrap();
