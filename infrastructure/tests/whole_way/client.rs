@@ -137,10 +137,19 @@ pub async fn eventually<T>(what: &str, deadline: Duration, mut probe: impl Async
 
 /// Every item of a list, page by page.
 pub async fn walk(client: &mut Client, path: &str) -> Vec<Value> {
+    try_walk(client, path).await.expect("a list that can be read")
+}
+
+/// As [`walk`]; `None` where a page is 503.
+pub async fn try_walk(client: &mut Client, path: &str) -> Option<Vec<Value>> {
     let mut items = Vec::new();
     let mut next = path.to_owned();
     loop {
-        let page = client.get(&next).await.expect(200);
+        let page = client.get(&next).await;
+        if page.status == 503 {
+            return None;
+        }
+        let page = page.expect(200);
         let json = page.json();
         items.extend(json["items"].as_array().expect("items").iter().cloned());
         match page.header("link") {
@@ -150,7 +159,7 @@ pub async fn walk(client: &mut Client, path: &str) -> Vec<Value> {
             }
             None => {
                 assert!(json["next_cursor"].is_null());
-                return items;
+                return Some(items);
             }
         }
     }
@@ -160,7 +169,9 @@ pub async fn walk(client: &mut Client, path: &str) -> Vec<Value> {
 pub async fn assert_planes_agree(control: &mut Client, view: &mut Client) -> usize {
     let authoritative = walk(control, "/v1/signals?order=created&limit=500").await;
     eventually("the view to agree with Postgres", Duration::from_secs(30), async || {
-        (walk(view, "/v1/signals?order=created&limit=500").await == authoritative).then_some(())
+        // A partition may still be catching up: 503 until then.
+        let seen = try_walk(view, "/v1/signals?order=created&limit=500").await?;
+        (seen == authoritative).then_some(())
     })
     .await;
     authoritative.len()
