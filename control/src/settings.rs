@@ -70,7 +70,7 @@ pub struct DatabaseSettings {
     )]
     pub database_url: String,
 
-    /// Name of the replication slot; slot names are cluster-wide [default: `nexus_<database>`]
+    /// Name of the replication slot; slot names are cluster-wide. Default: `nexus_` and the database's name
     #[arg(long, env = "NEXUS_SLOT", value_parser = slot_name)]
     pub slot: Option<String>,
 

@@ -74,7 +74,7 @@ pub struct Pool<T> {
 
 impl<T> Pool<T> {
     /// `size` connections to `endpoint`, known to the poller as `first_token..first_token + size`.
-    /// Nothing is connected before the first [`Pool::sweep`].
+    /// Nothing is connected before the first sweep of the pool.
     #[must_use]
     pub fn new(endpoint: Endpoint, size: usize, first_token: u64) -> Self {
         let slots = (0..size)
