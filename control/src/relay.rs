@@ -172,22 +172,6 @@ impl Relay {
         Ok(())
     }
 
-    /// [`Relay::run`] on a thread with a runtime of its own: its tasks are many, short and in a hurry, and should
-    /// not queue behind a server's.
-    ///
-    /// # Errors
-    /// As [`Relay::run`].
-    ///
-    /// # Panics
-    /// When it does, or no thread or runtime can be made.
-    pub async fn run_apart(self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        crate::apart::apart("relay", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("the system has what a runtime needs").block_on(self.run(shutdown))
-        })
-        .await
-    }
-
     /// One line, from the slot to its end.
     async fn line(&self, shutdown: &CancellationToken) -> Result<(), RelayError> {
         match takeover::take_over(&self.settings, &self.reporter, shutdown).await? {
