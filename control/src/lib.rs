@@ -96,6 +96,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`], before anything was served.
 pub async fn serve(settings: ServeSettings, shutdown: Shutdown) -> Result<(), StartError> {
+    runtime::sabotage::announce();
     let addr = settings.control_addr;
     let listener = runtime::serve::bind(addr).map_err(|source| StartError::Listen { addr, source })?;
 

@@ -67,6 +67,7 @@ async fn main() -> ExitCode {
 
 async fn run(role: Role) -> anyhow::Result<()> {
     runtime::telemetry::init()?;
+    runtime::sabotage::announce();
     let shutdown = Shutdown::on_signals()?;
     match role {
         Role::Serve(settings) => {

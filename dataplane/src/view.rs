@@ -2,6 +2,7 @@
 
 pub mod header;
 pub mod keys;
+mod sabotage;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -144,7 +145,7 @@ impl View {
             link.query(redis::cmd("SCRIPT").arg("LOAD").arg(script)).await
         };
         let shas = Shas {
-            apply: load(include_str!("view/apply.lua")).await?,
+            apply: load(&sabotage::apply_script()).await?,
             swap: load(include_str!("view/swap.lua")).await?,
             flip: load(include_str!("view/flip.lua")).await?,
             watermark: load(include_str!("view/watermark.lua")).await?,

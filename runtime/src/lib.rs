@@ -7,6 +7,7 @@
 pub mod config;
 mod connection;
 pub mod http;
+pub mod sabotage;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

@@ -12,6 +12,7 @@ use contract::token::ServerRun;
 use futures_util::FutureExt as _;
 use pgwire_replication::lsn::Lsn as WireLsn;
 use pgwire_replication::{ReplicationClient, ReplicationEvent};
+use runtime::sabotage::{self, Sabotage};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -245,6 +246,9 @@ impl Line {
                     && messages > 0
                 {
                     self.progress.position.end_lsn = Lsn(end_lsn.as_u64());
+                    if sabotage::on(Sabotage::ConfirmBeforePublish) {
+                        self.confirm(self.progress.position.end_lsn);
+                    }
                     self.progress.last_message = Some((messages - 1, last));
                     if let Some(open) = &mut self.open {
                         open.touched = Instant::now();
@@ -268,7 +272,13 @@ impl Line {
             let now = Instant::now();
             self.open = Some(Open { begun: now, touched: now });
         }
-        if prefix == EVENT_PREFIX { self.event(&content, committed).await } else { self.watermark(&content).await }
+        if prefix != EVENT_PREFIX {
+            return self.watermark(&content).await;
+        }
+        for content in sabotage::outgoing(content) {
+            self.event(&content, committed).await?;
+        }
+        Ok(())
     }
 
     async fn event(&mut self, content: &[u8], committed: Timestamp) -> Result<(), RelayError> {

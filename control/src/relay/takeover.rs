@@ -9,6 +9,7 @@ use contract::time::Timestamp;
 use pgwire_replication::config::ReplicationConfig;
 use pgwire_replication::lsn::Lsn as WireLsn;
 use pgwire_replication::{PgWireError, ReplicationClient};
+use runtime::sabotage::{self, Sabotage};
 use tokio_util::sync::CancellationToken;
 
 use super::database::{Database, Published};
@@ -97,6 +98,10 @@ pub(super) async fn take_over(
     let (found, records, ends, occupied) = apart("relay-readback", reading).await?;
 
     let offset = found.as_ref().map(|found| found.offset);
+    let confirmed = match &found {
+        Some(found) if sabotage::on(Sabotage::ConfirmBeforePublish) => found.position.end_lsn,
+        _ => confirmed,
+    };
     let facts = Facts {
         epoch: epoch.clone(),
         copy,

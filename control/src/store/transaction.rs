@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use runtime::sabotage::{self, Sabotage};
 use sqlx::{Executor, PgConnection};
 
 use super::failure::Failure;
@@ -135,6 +136,9 @@ impl Inner {
         batch: uuid::Uuid,
         answers: Vec<Answer>,
     ) -> Result<Vec<Answer>, Failure> {
+        if sabotage::every(Sabotage::AnswerBeforeCommit) {
+            return Ok(answers); // the session is dropped, and rolled back
+        }
         let sent = Instant::now();
         // The rest of the time is for asking: Postgres may be gone for good on this connection alone.
         let patience = self.settings.outcome_deadline / 2;

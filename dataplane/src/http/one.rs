@@ -1,5 +1,8 @@
 //! One signal, one identity, the caller itself.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use contract::partition::{Partition, Topic};
 use contract::problem::{BAD_QUERY, NOT_FOUND, NOT_YET_CONSISTENT, Problem, UNAUTHORIZED};
 use http::header::{ETAG, HeaderMap};
@@ -10,6 +13,7 @@ use runtime::http::failure::Failure;
 use runtime::http::front::Call;
 use runtime::http::media::{Media, negotiate};
 use runtime::http::reply;
+use runtime::sabotage::{self, Sabotage};
 use uuid::Uuid;
 
 use super::admission::{Admitted, mark_preference};
@@ -90,7 +94,8 @@ impl DataPlane {
             Some(found) => found.map_err(unreadable)?,
             None => self.look(place).await?,
         };
-        match found.document {
+        let document = if sabotage::on(Sabotage::StaleCache) { cached(id, found.document) } else { found.document };
+        match document {
             Some(document) if !document.is_tombstone() => {
                 let mut response = representation(headers, document);
                 mark_preference(response.headers_mut(), applied);
@@ -105,6 +110,12 @@ impl DataPlane {
         let answer = self.reader().read(None, vec![place]).await.map_err(unreadable)?;
         answer.entities.into_iter().next().unwrap_or(Err(ReadError::NotReady)).map_err(unreadable)
     }
+}
+
+/// [`Sabotage::StaleCache`]: what the first read of an entity found, for ever.
+fn cached(id: Uuid, found: Option<Document>) -> Option<Document> {
+    static CACHE: LazyLock<Mutex<HashMap<Uuid, Option<Document>>>> = LazyLock::new(Mutex::default);
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(found).clone()
 }
 
 /// 200 with the document, or 304 where the caller has it.

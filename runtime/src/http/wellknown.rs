@@ -148,9 +148,13 @@ fn ready(readiness: Readiness) -> Result<Response<Body>, Failure> {
 }
 
 fn version(about: &About) -> Result<Vec<u8>, Failure> {
-    encode(&serde_json::json!({
+    let mut version = serde_json::json!({
         "name": about.name, "version": about.version, "commit": COMMIT, "profile": PROFILE,
-    }))
+    });
+    if let Some(armed) = crate::sabotage::armed() {
+        version["sabotage"] = armed.into();
+    }
+    encode(&version)
 }
 
 #[derive(Serialize)]
