@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lints, licences, docs, and the compose file where something can read it. What can't be checked here says so.
+# Format, lints, licences, docs, the figures in README, and the compose file where something can read it. What can't be checked here says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,9 +8,11 @@ step() { printf '== %s\n' "$*" >&2; }
 step cargo fmt
 cargo fmt --all --check
 step cargo clippy
-cargo clippy --workspace --all-targets --quiet -- -D warnings
+cargo clippy --workspace --all-targets --features sabotage --quiet -- -D warnings
 step cargo doc
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+step figures in README
+cargo run --quiet -p loadgen -- splice --check README.md
 step shell scripts
 for script in .ci/run infrastructure/*.sh; do bash -n "$script"; done
 step cargo deny

@@ -15,12 +15,13 @@ output=$(mktemp "${TMPDIR:-/tmp}/nexus-test-output-XXXXXX")
 trap 'rm -rf "$output"; rmdir "$scratch" 2>/dev/null || true' EXIT
 
 # Executables and tests at once: the tests start the planes that lie beside them, and dependencies are built once.
-cargo build --workspace --bins --tests
+# With sabotage in all of them: loadgen/README.md says why.
+cargo build --workspace --bins --tests --features sabotage
 target=${CARGO_TARGET_DIR:-target}
 "$target/debug/nexus" prepare
 
 status=0
-TMPDIR=$scratch cargo test --workspace --no-fail-fast 2>&1 </dev/null | tee "$output" || status=$?
+TMPDIR=$scratch cargo test --workspace --features sabotage --no-fail-fast 2>&1 </dev/null | tee "$output" || status=$?
 
 # Each test binary's servers end with it, a moment later.
 for _ in $(seq 200); do

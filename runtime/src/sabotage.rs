@@ -96,7 +96,7 @@ impl Sabotage {
     #[must_use]
     pub fn default_every(self) -> u64 {
         match self {
-            Sabotage::OldEventsAgain => 5,
+            Sabotage::OldEventsAgain | Sabotage::ReorderEvents => 5,
             Sabotage::FailMidway => 60,
             // One in 100,000 is what should be found in a long run; a short one gives its own number.
             Sabotage::LoseEvent => 100_000,
@@ -159,7 +159,7 @@ mod armed {
     /// Old events that are kept to be published again.
     const OLD_EVENTS: usize = 200;
     /// Events that overtake one that is held back.
-    const OVERTAKING: usize = 20;
+    const OVERTAKING: usize = 40;
 
     static TEXT: LazyLock<String> = LazyLock::new(|| std::env::var("NEXUS_SABOTAGE").unwrap_or_default());
     static PERIODS: LazyLock<[Option<u64>; COUNT]> = LazyLock::new(|| {
@@ -204,10 +204,10 @@ mod armed {
     #[derive(Default)]
     struct Kept {
         old: VecDeque<Bytes>,
-        held: Option<(Bytes, usize)>,
+        held: VecDeque<(Bytes, usize)>,
     }
 
-    static KEPT: Mutex<Kept> = Mutex::new(Kept { old: VecDeque::new(), held: None });
+    static KEPT: Mutex<Kept> = Mutex::new(Kept { old: VecDeque::new(), held: VecDeque::new() });
 
     /// The events that leave in the place of `event`: mostly itself.
     #[must_use]
@@ -217,17 +217,17 @@ mod armed {
         }
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         let mut leaving = Vec::new();
-        if on(Sabotage::ReorderEvents) {
-            match &mut kept.held {
-                None => {
-                    kept.held = Some((event, OVERTAKING));
-                    return leaving;
-                }
-                Some((_, left)) if *left > 0 => *left -= 1,
-                Some(_) => leaving.extend(kept.held.take().map(|(held, _)| held)),
-            }
+        if every(Sabotage::ReorderEvents) {
+            kept.held.push_back((event, OVERTAKING));
+            return leaving;
         }
-        leaving.insert(0, event.clone());
+        leaving.push(event.clone());
+        for (_, left) in &mut kept.held {
+            *left -= 1;
+        }
+        while let Some((held, _)) = kept.held.pop_front_if(|(_, left)| *left == 0) {
+            leaving.push(held);
+        }
         if on(Sabotage::OldEventsAgain) {
             if every(Sabotage::OldEventsAgain) {
                 leaving.extend(kept.old.front().cloned());

@@ -380,6 +380,8 @@ pub async fn look_up(view: &View, links: &Links, topic: Topic, changes: &[Merged
                     one.had = had.with(document.code);
                     one.json = document.json;
                 }
+                // The call that wrote the entry failed before its documents: its repetition writes another entry.
+                None if Mark { epoch: header.epoch, seq: header.seq } < mark => continue,
                 // Deleted, and its tombstone is gone too, or it is another generation's.
                 None => one.after = CODE_NONE,
             }

@@ -16,7 +16,7 @@ static TURNS: Semaphore = Semaphore::const_new(AT_ONCE as usize);
 
 /// Half creates and half changes of few keys, so that many versions follow one another closely.
 const LOAD: &str = "--rate 250 --duration 3s --warmup 0.5s --preload 150 --reads 200 --mix create=40,update=40,delete=20 \
-                    --keys zipf --connections 16 --timeout 5s --drain-timeout 30s --quiet";
+                    --keys zipf=1.2 --connections 16 --timeout 5s --drain-timeout 30s --quiet";
 
 /// What the run left behind.
 pub struct Verdict {

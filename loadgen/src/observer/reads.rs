@@ -100,7 +100,17 @@ fn check_read(read: &Read, status: u16, etag: Option<u32>, body: &[u8], run: &Ru
             }
             _ => Some(Breach::Phantom(format!("{entity}: the read's body, id or ETag is another's"))),
         },
-        404 if floor.version > 0 && !floor.deleted => {
+        404 if floor.deleted => {
+            let gone = deleted_version(body);
+            (gone != Some(floor.version)).then(|| {
+                let named = gone.map_or("none".to_owned(), |version| format!("version {version}"));
+                Breach::Regressed(format!(
+                    "{entity}: a read named {named} as its deletion after that at version {} had been seen",
+                    floor.version
+                ))
+            })
+        }
+        404 if floor.version > 0 => {
             let gone = deleted_version(body).unwrap_or(0);
             (gone <= floor.version).then(|| {
                 Breach::Regressed(format!(
@@ -138,5 +148,8 @@ mod tests {
         assert!(matches!(check(at(1, false), 404, "{}"), Some(Breach::Regressed(_))));
         assert_eq!(check(at(1, false), 404, r#"{"deleted_version":2}"#), None);
         assert!(matches!(check(at(1, false), 200, "{}"), Some(Breach::Phantom(_))));
+        assert_eq!(check(at(3, true), 404, r#"{"deleted_version":3}"#), None);
+        assert!(matches!(check(at(3, true), 404, r#"{"deleted_version":2}"#), Some(Breach::Regressed(_))));
+        assert!(matches!(check(at(3, true), 404, "{}"), Some(Breach::Regressed(_))), "the tombstone outlives the run");
     }
 }
