@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -187,6 +188,9 @@ fn measured_run(options: RunOptions, shared: Arc<Shared>) -> anyhow::Result<(Fin
         let text = serde_json::to_vec_pretty(&finished.summary)?;
         std::fs::write(folder.join("summary.json"), text).with_context(failed)?;
         finished.recorder.write_totals(folder, finished.summary.measured_s).with_context(failed)?;
+        let mut samples =
+            std::io::BufWriter::new(std::fs::File::create(folder.join("cross-check.csv")).with_context(failed)?);
+        finished.samples.write(&mut samples).and_then(|()| samples.flush()).with_context(failed)?;
         manifest.write(folder, finished.seed, &finished.priority, finished.measured_at).with_context(failed)?;
     }
     if let Some(folder) = &folder {

@@ -1,15 +1,10 @@
 //! Puts what the threads report together: counts, checks, records.
 
-use std::collections::HashMap;
-
 use crate::checker::{Checker, Violations, Visible, Write};
-use crate::journal::{Bracket, CommandRecord, Message, Outcome, Phase};
-use crate::recorder::{Recorder, histogram};
-use crate::summary::CrossCheck;
+use crate::cross_check::Samples;
+use crate::journal::{CommandRecord, Message, Outcome, Phase};
+use crate::recorder::Recorder;
 use crate::workload::Kind;
-
-/// Samples kept for the cross-check.
-const SAMPLES_MAX: usize = 100_000;
 
 /// What the judge has heard that the run's control flow waits for.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +37,8 @@ pub struct Judge {
     pub recorder: Recorder,
     /// What was heard.
     pub heard: Heard,
-    brackets: HashMap<(u128, u32), Bracket>,
-    sampled: HashMap<(u128, u32), u64>,
+    /// What cross-checks the watch.
+    pub samples: Samples,
     last_visible: u64,
 }
 
@@ -55,8 +50,7 @@ impl Judge {
             checker: Checker::new(),
             recorder,
             heard: Heard::default(),
-            brackets: HashMap::new(),
-            sampled: HashMap::new(),
+            samples: Samples::default(),
             last_visible: 0,
         }
     }
@@ -103,9 +97,7 @@ impl Judge {
             }
             Message::Brackets(brackets) => {
                 for bracket in brackets {
-                    if self.brackets.len() < SAMPLES_MAX {
-                        self.brackets.insert((bracket.id, bracket.version), bracket);
-                    }
+                    self.samples.read(bracket);
                 }
             }
             Message::Breach(breach) => self.checker.breach(breach),
@@ -160,50 +152,8 @@ impl Judge {
         let Visible { write, at } = *visible;
         self.last_visible = self.last_visible.max(at);
         self.recorder.l2c(at.saturating_sub(write.intended), write.phase);
-        if write.sampled && self.sampled.len() < SAMPLES_MAX {
-            self.sampled.insert((write.id, write.version), at);
+        if write.sampled {
+            self.samples.watched(write.id, write.version, at);
         }
-    }
-
-    /// Compares the watch with the sampled reads; `None` without samples.
-    #[must_use]
-    pub fn cross_check(&self) -> Option<CrossCheck> {
-        let (mut widths, mut by_reads, mut by_watch) = (histogram(), histogram(), histogram());
-        let mut contradictions = 0;
-        let mut differences = Vec::new();
-        for (key, bracket) in &self.brackets {
-            let Some(&at) = self.sampled.get(key) else {
-                continue;
-            };
-            let since = bracket.last_negative.max(bracket.intended);
-            widths.saturating_record(bracket.first_positive.saturating_sub(since));
-            by_reads.saturating_record(bracket.first_positive.saturating_sub(bracket.intended));
-            by_watch.saturating_record(at.saturating_sub(bracket.intended));
-            contradictions += u64::from(bracket.last_negative > at);
-            differences.push(at as f64 / 1e6 - bracket.first_positive as f64 / 1e6);
-        }
-        if widths.is_empty() {
-            return None;
-        }
-        let ms = |nanos: u64| nanos as f64 / 1e6;
-        let (resolution, reads, watch) = (
-            ms(widths.value_at_quantile(0.5)),
-            ms(by_reads.value_at_quantile(0.5)),
-            ms(by_watch.value_at_quantile(0.5)),
-        );
-        differences.sort_by(f64::total_cmp);
-        let difference = differences[differences.len() / 2];
-        Some(CrossCheck {
-            samples: widths.len(),
-            resolution_p50_ms: resolution,
-            reads_p50_ms: reads,
-            watch_p50_ms: watch,
-            difference_p50_ms: (difference * 1_000.0).round() / 1_000.0,
-            contradictions,
-            // Sample by sample, because medians of few samples wander. A read can't be told apart
-            // more finely than the width of its interval, nor than 1 ms of scheduling; and where
-            // servers fight for the processor, a watch may be told a little after the fact.
-            agree: difference.abs() <= resolution.max(1.0).max(watch / 10.0),
-        })
     }
 }

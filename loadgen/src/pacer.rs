@@ -18,7 +18,7 @@ use crate::clock::{Clock, MILLISECOND};
 use crate::document::RunTag;
 use crate::journal::{Bracket, CommandRecord, Message, Phase, Reporter, Shared, thread_cpu};
 use crate::priority::Priority;
-use crate::probe::Probes;
+use crate::probe::{FIRST_TOKEN, Probes};
 use crate::schedule::Schedule;
 use crate::workload::{Kind, Operation, Workload};
 
@@ -31,8 +31,6 @@ const SETTLE_PAUSE: u64 = 50 * MILLISECOND;
 const SETTLE_PAUSE_MAX: u64 = 1_000 * MILLISECOND;
 /// How long after the end of the schedule commands that were due before it may still be sent.
 const GRACE: u64 = 250 * MILLISECOND;
-/// Poller numbers of the sampling connections start here.
-const PROBE_TOKENS: u64 = 1 << 32;
 
 /// What the judge asks of the pacer.
 #[derive(Debug)]
@@ -134,7 +132,7 @@ impl Pacer {
         orders: Receiver<Order>,
     ) -> std::io::Result<Self> {
         let pool = Pool::new(settings.control.clone(), settings.connections, 0);
-        let probes = settings.probes.clone().map(|probes| Probes::new(probes, PROBE_TOKENS));
+        let probes = settings.probes.clone().map(Probes::new);
         Ok(Self {
             clock,
             settings,
@@ -178,7 +176,7 @@ impl Pacer {
             }
             for &event in &ready {
                 let now = self.clock.now();
-                if event.token >= PROBE_TOKENS {
+                if event.token >= FIRST_TOKEN {
                     if let Some(probes) = &mut self.probes {
                         probes.on_ready(&self.poller, event, now, &mut self.reporter, &mut self.brackets);
                     }

@@ -4,7 +4,9 @@
 //! - a *bracket*: the entity is read again and again from the moment its command was answered, until
 //!   a read shows the version. The command became visible between the last read without it and the
 //!   first with it, which the watch must agree with;
-//! - a *token read*: one read with the command's token, which must never show less.
+//! - a *token read*: one read with the command's token, which must never show less, on each view server in turn.
+//!
+//! Brackets are read where the watch is, on the first view server.
 
 use crate::client::{Completion, Endpoint, Poller, Pool, Ready};
 use crate::clock::{MILLISECOND, SECOND};
@@ -13,14 +15,16 @@ use crate::journal::{Bracket, Breach, Message, Reporter};
 
 /// A sample that is not visible after this is left to the watch.
 const GIVE_UP: u64 = 2 * SECOND;
-/// Samples at once.
+/// Poller numbers of the first server's connections start here, the next one's at twice of it.
+pub const FIRST_TOKEN: u64 = 1 << 32;
+/// Samples at once, on each server.
 const CONNECTIONS: usize = 2;
 
 /// Where and how often to sample.
 #[derive(Debug, Clone)]
 pub struct ProbeSettings {
-    /// The view server.
-    pub view: Endpoint,
+    /// The view servers; the first one is watched.
+    pub views: Vec<Endpoint>,
     /// The caller's key.
     pub api_key: String,
     /// Pause between samples, nanoseconds.
@@ -37,37 +41,49 @@ struct Sample {
     sent: u64,
     last_negative: u64,
     with_token: bool,
+    server: usize,
+}
+
+#[derive(Debug)]
+struct Server {
+    pool: Pool<Sample>,
+    common: String,
+    prefix: String,
 }
 
 /// The sampling side of the pacing thread.
 #[derive(Debug)]
 pub struct Probes {
-    pool: Pool<Sample>,
-    common: String,
-    prefix: String,
+    servers: Vec<Server>,
+    /// Where the next token read goes.
+    turn: usize,
     interval: u64,
     next: u64,
     token_next: bool,
 }
 
 impl Probes {
-    /// Samplers whose connections are known to the poller from `first_token` on.
+    /// Samplers whose connections are known to the poller from [`FIRST_TOKEN`] on.
     #[must_use]
-    pub fn new(settings: ProbeSettings, first_token: u64) -> Self {
-        Self {
-            common: format!("Host: {}\r\nAuthorization: Bearer {}\r\n", settings.view.authority, settings.api_key),
-            prefix: settings.view.prefix.clone(),
-            pool: Pool::new(settings.view, CONNECTIONS, first_token),
-            interval: settings.interval,
-            next: 0,
-            token_next: false,
-        }
+    pub fn new(settings: ProbeSettings) -> Self {
+        let api_key = &settings.api_key;
+        let servers = settings.views.into_iter().enumerate().map(|(index, view)| Server {
+            common: format!("Host: {}\r\nAuthorization: Bearer {api_key}\r\n", view.authority),
+            prefix: view.prefix.clone(),
+            pool: Pool::new(view, CONNECTIONS, FIRST_TOKEN * (index as u64 + 1)),
+        });
+        Self { servers: servers.collect(), turn: 0, interval: settings.interval, next: 0, token_next: false }
+    }
+
+    /// Which server the next sample goes to.
+    fn place(&self) -> usize {
+        if self.token_next { self.turn % self.servers.len() } else { 0 }
     }
 
     /// True when the next accepted command is to be sampled.
     #[must_use]
     pub fn wants(&self, now: u64) -> bool {
-        now >= self.next && self.pool.has_idle()
+        now >= self.next && self.servers[self.place()].pool.has_idle()
     }
 
     /// Starts a sample of an accepted command; true if it is one whose bracket will be reported.
@@ -86,16 +102,19 @@ impl Probes {
             return false;
         }
         self.next = now + self.interval;
+        let server = self.place();
         let with_token = self.token_next && !token.is_empty();
+        self.turn += usize::from(self.token_next);
         self.token_next = !self.token_next;
-        let sample = Sample { id, version, deleted, intended, began: now, sent: now, last_negative: 0, with_token };
+        let sample =
+            Sample { id, version, deleted, intended, began: now, sent: now, last_negative: 0, with_token, server };
         self.read(poller, sample, token, now);
         !with_token
     }
 
     fn read(&mut self, poller: &Poller, sample: Sample, token: &[u8], now: u64) {
-        let (common, prefix) = (&self.common, &self.prefix);
-        self.pool.send(poller, Sample { sent: now, ..sample }, now + GIVE_UP, |out| {
+        let Server { pool, common, prefix } = &mut self.servers[sample.server];
+        pool.send(poller, Sample { sent: now, ..sample }, now + GIVE_UP, |out| {
             out.extend_from_slice(b"GET ");
             out.extend_from_slice(prefix.as_bytes());
             out.extend_from_slice(b"/v1/signals/");
@@ -113,9 +132,11 @@ impl Probes {
 
     /// Opens connections and gives up what takes too long.
     pub fn housekeeping(&mut self, poller: &Poller, now: u64) {
-        self.pool.reconnect(poller, now);
-        while let Some(expired) = self.pool.expired(now) {
-            self.pool.release(expired.slot, now);
+        for Server { pool, .. } in &mut self.servers {
+            pool.reconnect(poller, now);
+            while let Some(expired) = pool.expired(now) {
+                pool.release(expired.slot, now);
+            }
         }
     }
 
@@ -128,14 +149,18 @@ impl Probes {
         reporter: &mut Reporter,
         brackets: &mut Vec<Bracket>,
     ) {
-        let Some(Completion { slot, tag: sample, result }) = self.pool.on_ready(poller, event, now) else {
+        let index = (event.token / FIRST_TOKEN - 1) as usize;
+        let Some(Server { pool, .. }) = self.servers.get_mut(index) else {
+            return;
+        };
+        let Some(Completion { slot, tag: sample, result }) = pool.on_ready(poller, event, now) else {
             return;
         };
         let shown = result.ok().and_then(|head| {
-            let body = self.pool.body(slot);
+            let body = pool.body(slot);
             shows(head.status, head.version, body, &sample).map(|shown| (shown, head.status))
         });
-        self.pool.release(slot, now);
+        pool.release(slot, now);
         match shown {
             // Nothing to conclude from a refusal or a lost connection.
             None => {}
@@ -157,7 +182,7 @@ impl Probes {
             }),
             Some((false, _)) => {
                 let again = Sample { last_negative: sample.sent, ..sample };
-                if now < sample.began + GIVE_UP && self.pool.has_idle() {
+                if now < sample.began + GIVE_UP && self.servers[sample.server].pool.has_idle() {
                     self.read(poller, again, b"", now);
                 }
             }

@@ -15,10 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::client::{Endpoint, EndpointError, Exchange, ExchangeError};
 use crate::clock::{Clock, nanos};
+use crate::cross_check::Samples;
 use crate::document::RunTag;
 use crate::journal::{CHANNEL_BATCHES, Message, Reporter, Shared};
 use crate::judge::Judge;
 use crate::live::Live;
+use crate::memory::Memory;
 use crate::observer::{Observer, ObserverSettings, ReadOrder};
 use crate::options::RunOptions;
 use crate::pacer::{Order, Pacer, PacerSettings};
@@ -73,6 +75,8 @@ pub struct Finished {
     pub summary: Summary,
     /// The recorder, for reports.
     pub recorder: Recorder,
+    /// What cross-checked the watch.
+    pub samples: Samples,
     /// The seed that was used.
     pub seed: u64,
     /// The priority that the pacing thread got.
@@ -103,6 +107,7 @@ struct Running {
     cpu_before: (u64, u64, u64),
     cpu_at_measure: Option<(u64, u64, u64, u64)>,
     cpu_shares: [f64; 3],
+    memory: Memory,
     breach_since: Vec<Option<u64>>,
     aborted: Option<String>,
     scraped: Vec<(&'static str, Endpoint, Scrape)>,
@@ -140,7 +145,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         api_key: options.targets.api_key.clone(),
     };
     let probes = (!load.no_probes).then(|| ProbeSettings {
-        view: views[0].clone(),
+        views: views.clone(),
         api_key: options.targets.api_key.clone(),
         interval: interval_for(if load.closed { 1_000.0 } else { options.rate }),
     });
@@ -205,6 +210,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         cpu_before: (0, 0, 0),
         cpu_at_measure: None,
         cpu_shares: [0.0; 3],
+        memory: Memory::default(),
         breach_since,
         aborted: None,
         scraped: Vec::new(),
@@ -246,7 +252,8 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
     }
     let priority = shared.pacer_priority.get().cloned().unwrap_or_default();
     let recorder = std::mem::take(&mut judge.recorder);
-    Ok(Finished { summary, recorder, seed, priority, measured_at })
+    let samples = std::mem::take(&mut judge.samples);
+    Ok(Finished { summary, recorder, samples, seed, priority, measured_at })
 }
 
 /// Asks both planes who we are, so that a wrong URL or key ends in one line.

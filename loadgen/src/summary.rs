@@ -157,6 +157,9 @@ pub struct Summary {
     /// What the planes used in it.
     #[serde(default)]
     pub usage: Vec<crate::stages::Usage>,
+    /// What the generator itself held in memory during the measured phase.
+    #[serde(default)]
+    pub rss_mib: crate::memory::Memory,
     pub watch_interruptions: u64,
     pub watch_resets: u64,
     pub foreign_events: u64,

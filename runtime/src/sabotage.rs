@@ -130,11 +130,11 @@ mod off {
         None
     }
 
-    /// The events that leave in the place of `event`: itself.
+    /// The events that leave in the place of `event`: itself. `None` is a pause, in which none leaves.
     #[inline(always)]
     #[must_use]
-    pub fn outgoing(event: Bytes) -> Option<Bytes> {
-        Some(event)
+    pub const fn outgoing(event: Option<Bytes>) -> Option<Bytes> {
+        event
     }
 
     /// What is armed, in words; `None` in a build that can't be sabotaged.
@@ -209,9 +209,13 @@ mod armed {
 
     static KEPT: Mutex<Kept> = Mutex::new(Kept { old: VecDeque::new(), held: VecDeque::new() });
 
-    /// The events that leave in the place of `event`: mostly itself.
+    /// The events that leave in the place of `event`: mostly itself. In a pause (`None`), those that were held back.
     #[must_use]
-    pub fn outgoing(event: Bytes) -> Vec<Bytes> {
+    pub fn outgoing(event: Option<Bytes>) -> Vec<Bytes> {
+        let Some(event) = event else {
+            let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+            return kept.held.drain(..).map(|(held, _)| held).collect();
+        };
         if every(Sabotage::LoseEvent) {
             return Vec::new();
         }

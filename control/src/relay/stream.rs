@@ -272,13 +272,11 @@ impl Line {
             let now = Instant::now();
             self.open = Some(Open { begun: now, touched: now });
         }
-        if prefix != EVENT_PREFIX {
-            return self.watermark(&content).await;
+        let is_event = prefix == EVENT_PREFIX;
+        for event in sabotage::outgoing(is_event.then(|| content.clone())) {
+            self.event(&event, committed).await?;
         }
-        for content in sabotage::outgoing(content) {
-            self.event(&content, committed).await?;
-        }
-        Ok(())
+        if is_event { Ok(()) } else { self.watermark(&content).await }
     }
 
     async fn event(&mut self, content: &[u8], committed: Timestamp) -> Result<(), RelayError> {

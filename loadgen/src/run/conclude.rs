@@ -2,7 +2,7 @@
 
 use super::{RunError, Running};
 use crate::checker::Violations;
-use crate::client::{EndpointError, Exchange};
+use crate::client::Exchange;
 use crate::clock::seconds;
 use crate::recorder::{Measure, Surroundings};
 use crate::summary::{Latency, Summary, Verdict};
@@ -30,7 +30,7 @@ impl Running {
         };
         self.judge.recorder.tick(now, &around).map_err(RunError::io("timeline.csv can't be written"))?;
 
-        let cross_check = self.judge.cross_check();
+        let cross_check = self.judge.samples.compare();
         let view_compared = self.compare_planes(left.len() as u64, lost);
         let counts = self.judge.recorder.counts();
         let heard = &self.judge.heard;
@@ -83,6 +83,7 @@ impl Running {
             cpu: self.cpu_shares.map(|share| (share * 1_000.0).round() / 1_000.0),
             stages: Vec::new(),
             usage: Vec::new(),
+            rss_mib: self.memory.ended(),
             watch_interruptions: heard.interruptions,
             watch_resets: heard.resets,
             foreign_events: self.judge.checker.foreign(),
@@ -206,18 +207,29 @@ impl Running {
         }
         self.live.say("comparing Postgres with the view");
         let targets = &self.options.targets;
-        let exchanges = (|| {
-            let control = Exchange::new(targets.control()?, &targets.api_key);
-            let view = Exchange::new(targets.views()?.swap_remove(0), &targets.api_key);
-            Ok::<_, EndpointError>((control, view))
-        })();
-        let Ok((mut control, mut view)) = exchanges else {
+        let (Ok(control), Ok(views)) = (targets.control(), targets.views()) else {
             return "no: a name no longer resolves".to_owned();
         };
+        let mut control = Exchange::new(control, &targets.api_key);
+        let mut said = Vec::new();
+        for view in views {
+            let at = view.authority.clone();
+            let outcome =
+                self.compare_with(&mut control, &mut Exchange::new(view, &self.options.targets.api_key), lost);
+            said.push((at, outcome));
+        }
+        match said.as_slice() {
+            [(_, outcome)] => outcome.clone(),
+            all => all.iter().map(|(at, outcome)| format!("{at}: {outcome}")).collect::<Vec<_>>().join("; "),
+        }
+    }
+
+    /// Walks the control plane and one view server.
+    fn compare_with(&mut self, control: &mut Exchange, view: &mut Exchange, lost: bool) -> String {
         let checker = &self.judge.checker;
         let mut behind = Vec::new();
         let mut seen = std::collections::HashMap::new();
-        let outcome = verify::compare(&mut control, &mut view, &mut |id, version| {
+        let outcome = verify::compare(control, view, &mut |id, version| {
             seen.insert(id, version);
         });
         let unsure = self.judge.recorder.open_entities();

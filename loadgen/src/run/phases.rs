@@ -216,6 +216,7 @@ impl Running {
 
     /// What is due every second, and every tenth of one.
     fn turn(&mut self, now: u64) -> Result<(), RunError> {
+        self.memory.look(now, self.measure_from, self.measure_to);
         self.lag_sum += self.judge.checker.outstanding();
         self.lag_looks += 1;
         if now >= self.next_lag {
