@@ -99,7 +99,12 @@ pub struct CrossCheck {
     pub difference_p50_ms: f64,
     /// Samples that the watch showed before a read that began later missed them.
     pub contradictions: u64,
-    /// They agree within their resolution.
+    /// Share of the samples that the watch showed later than the first read with them, by more than that sample's
+    /// interval and 1 ms.
+    #[serde(default)]
+    pub late_share: f64,
+    /// They agree within their resolution: the median difference is not above the median width, or 1 ms,
+    /// and no more than a quarter is late.
     pub agree: bool,
 }
 

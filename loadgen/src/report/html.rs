@@ -185,14 +185,24 @@ fn trust(body: &mut String, summary: &Summary) {
     if let Some(check) = summary.cross_check {
         let _ = writeln!(
             body,
-            "<tr><td>watch against {} sampled reads, median l2c</td><td>{:.3} ms against {:.3} ms (difference by sample {:.3} ms, resolution {:.3} ms)</td></tr>",
-            check.samples, check.watch_p50_ms, check.reads_p50_ms, check.difference_p50_ms, check.resolution_p50_ms
+            "<tr><td>watch against {} sampled reads, median l2c</td><td>{:.3} ms against {:.3} ms (difference by sample {:.3} ms, resolution {:.3} ms; {:.1} % late)</td></tr>",
+            check.samples,
+            check.watch_p50_ms,
+            check.reads_p50_ms,
+            check.difference_p50_ms,
+            check.resolution_p50_ms,
+            check.late_share * 100.0
         );
     }
     let [pacer, observer, judge] = summary.cpu;
     let _ = writeln!(
         body,
-        "<tr><td>the generator's threads, share of a core</td><td>pacing {pacer:.2}, observing {observer:.2}, judging {judge:.2}</td></tr></table>"
+        "<tr><td>the generator's threads, share of a core</td><td>pacing {pacer:.2}, observing {observer:.2}, judging {judge:.2}</td></tr>"
+    );
+    let crate::memory::Memory { start, quarter, end } = summary.rss_mib;
+    let _ = writeln!(
+        body,
+        "<tr><td>the generator's memory at start, quarter and end</td><td>{start} MiB, {quarter} MiB, {end} MiB</td></tr></table>"
     );
     if summary.verdict == Verdict::Invalid {
         body.push_str(

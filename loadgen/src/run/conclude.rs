@@ -163,8 +163,8 @@ impl Running {
             summary.object(
                 Verdict::Invalid,
                 format!(
-                    "the watch shows writes {:.3} ms after the sampled reads, whose resolution is {:.3} ms (median of {} samples)",
-                    check.difference_p50_ms, check.resolution_p50_ms, check.samples
+                    "the watch shows writes {:.3} ms after the sampled reads, whose resolution is {:.3} ms (medians of {} samples, {:.0} % of them late)",
+                    check.difference_p50_ms, check.resolution_p50_ms, check.samples, check.late_share * 100.0
                 ),
             );
         }
