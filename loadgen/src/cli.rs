@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use loadgen::client::Exchange;
 use loadgen::compare;
 use loadgen::journal::Shared;
+use loadgen::live;
 use loadgen::manifest::Manifest;
 use loadgen::options::{Load, RunOptions, Targets, rate};
 use loadgen::report;
@@ -354,9 +355,12 @@ fn heed_signals(shared: Arc<Shared>) -> anyhow::Result<()> {
                     _ = terminate.recv() => {}
                 }
                 if shared.interrupted.swap(true, Ordering::Relaxed) {
+                    live::leave();
                     std::process::exit(130);
                 }
-                eprintln!("ending early; once more to stop at once");
+                if !live::is_open() {
+                    eprintln!("{}", live::ENDING);
+                }
             }
         });
     })?;

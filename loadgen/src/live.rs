@@ -11,6 +11,10 @@ use crate::recorder::Row;
 mod panel;
 
 use panel::Panel;
+pub use panel::{is_open, leave};
+
+/// What is said after Ctrl-C.
+pub const ENDING: &str = "ending early; once more to stop at once";
 
 /// The live output of a run, on standard error.
 pub struct Live {

@@ -97,10 +97,11 @@ impl Sabotage {
     pub fn default_every(self) -> u64 {
         match self {
             Sabotage::OldEventsAgain | Sabotage::ReorderEvents => 5,
-            Sabotage::FailMidway => 60,
+            // Batches are few where the machine is slow.
+            Sabotage::FailMidway => 7,
             // One in 100,000 is what should be found in a long run; a short one gives its own number.
             Sabotage::LoseEvent => 100_000,
-            Sabotage::AnswerBeforeCommit => 40,
+            Sabotage::AnswerBeforeCommit => 25,
             _ => 20,
         }
     }

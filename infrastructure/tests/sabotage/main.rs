@@ -16,7 +16,7 @@ use sqlx::Connection as _;
 const NAMED: [(&str, &str); 13] = [
     ("drop-version-fence,old-events-again", "regressed"),
     ("reorder-events,drop-version-fence", "regressed"),
-    ("checkpoint-first,fail-midway=20", "lost"),
+    ("checkpoint-first,fail-midway", "lost"),
     ("resurrect-on-replay,old-events-again", "resurrected"),
     ("delete-without-version", "regressed"),
     ("corrupt-value", "phantom"),
@@ -125,6 +125,7 @@ async fn failing_scripts_and_a_killed_relay_break_no_promise() {
     let load = Load::start(&second, &planes.dataplane, planes.api_key()).await;
     planes.control.kill().await;
     is_harmless(&load.verdict().await);
+    assert!(planes.dataplane.log_text().contains("failed midway"), "no script failed: {}", planes.dataplane.log_text());
 }
 
 // Without a kill: what such a relay numbers and holds back is not in the WAL.

@@ -1,7 +1,7 @@
 //! The panel: offered and achieved, latencies, lag, objectives, five times a second.
 
 use std::io::Stderr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -11,6 +11,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row as TableRow, Sparkline, Table};
 
+use super::ENDING;
 use crate::clock::{MILLISECOND, seconds};
 use crate::journal::Shared;
 use crate::judge::Judge;
@@ -38,6 +39,7 @@ impl Panel {
         let mut screen = std::io::stderr();
         // No raw mode: Ctrl-C stays a signal.
         execute!(screen, terminal::EnterAlternateScreen, cursor::Hide).ok()?;
+        OPEN.store(true, Ordering::Relaxed);
         let terminal = Terminal::new(CrosstermBackend::new(std::io::stderr())).ok()?;
         let model = if options.load.closed { "closed model" } else { "open model" };
         Some(Self {
@@ -115,7 +117,9 @@ impl Panel {
             ]),
             Line::from(lights),
         ];
-        let (title, said) = (self.title.clone(), self.said.clone());
+        let title = self.title.clone();
+        let interrupted = shared.interrupted.load(Ordering::Relaxed);
+        let said = if interrupted { ENDING.to_owned() } else { self.said.clone() };
         // A terminal that can't be drawn on is no reason to end a run.
         let _ = self.terminal.draw(|frame| {
             let [gauge, text, latencies, spark, rest] = Layout::vertical([
@@ -164,6 +168,21 @@ impl Panel {
 
 impl Drop for Panel {
     fn drop(&mut self) {
+        leave();
+    }
+}
+
+/// Whether a panel has the terminal.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether a panel has the terminal: what others write there is not seen.
+pub fn is_open() -> bool {
+    OPEN.load(Ordering::Relaxed)
+}
+
+/// Gives the terminal back as it was, where a panel has it; for who ends the process without dropping the panel.
+pub fn leave() {
+    if OPEN.swap(false, Ordering::Relaxed) {
         let _ = execute!(std::io::stderr(), terminal::LeaveAlternateScreen, cursor::Show);
     }
 }
