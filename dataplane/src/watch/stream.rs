@@ -18,9 +18,9 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::hub::{Chunk, Hub, Joined, LookedUp, OPEN, Place, look_up, render};
+use super::hub::{Chunk, Hub, Joined, Merged, OPEN, Place, look_up, render};
 use super::position::{Mark, Position};
-use super::replay::{ReplayError, missed};
+use super::replay::{Missed, PAGE as REPLAY_PAGE, ReplayError};
 use super::scope::{Codes, Latest, Scope, Told};
 use crate::auth::Presented;
 use crate::feed::Waiters;
@@ -224,12 +224,8 @@ impl Watch {
         sent.round = round;
         match begin {
             Begin::Behind(from) => {
-                let Some(looked) = self.missed(&from, &joined).await else { return Ok(Begin::Reset) };
-                sent.saw(joined.base, joined.marks.len(), looked.marks.into_iter());
-                let (before, after) = (from.encode(), joined.encode());
-                if let Some(chunk) = render(self.scope, looked.latest.iter(), &before, &after, &joined) {
-                    self.forward(&chunk, sent).await?;
-                }
+                let Some(missed) = self.missed(&from, &joined).await else { return Ok(Begin::Reset) };
+                self.replay(missed, from, &joined, sent).await?;
             }
             Begin::Reset | Begin::Fresh => {
                 *sent = Sent { round, ..Sent::default() };
@@ -297,23 +293,66 @@ impl Watch {
         if kept.is_empty() { Ok(()) } else { self.send(kept.into()).await }
     }
 
-    /// What was missed; `None` where history is gone.
-    async fn missed(&self, from: &Position, to: &Position) -> Option<LookedUp> {
+    /// What was missed; `None` where the watch has to start over.
+    async fn missed(&self, from: &Position, to: &Position) -> Option<Missed> {
         loop {
-            let gathered = match missed(&self.view, &self.links, self.hub.topic, from, to).await {
-                Ok(mut gathered) => {
-                    if let Scope::One(id) = self.scope {
-                        gathered.changes.retain(|change| change.id == id);
-                    }
-                    look_up(&self.view, &self.links, self.hub.topic, &gathered.changes).await
+            match Missed::between(&self.view, &self.links, self.hub.topic, from, to).await {
+                Ok(missed) => return Some(missed),
+                Err(error @ (ReplayError::Gone | ReplayError::TooMuch)) => {
+                    tracing::debug!(%error, "a watch starts over");
+                    return None;
                 }
-                Err(ReplayError::Gone) => return None,
-                Err(ReplayError::Read(error)) => Err(error),
-            };
-            match gathered {
-                Ok(looked) => return Some(looked),
+                Err(ReplayError::Read(_)) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Sends what was missed between `at` and `joined`, page by page. What a page tells may be newer than
+    /// its entries; `sent` then keeps the pages and chunks after it from telling it again.
+    async fn replay(
+        &self,
+        mut missed: Missed,
+        mut at: Position,
+        joined: &Position,
+        sent: &mut Sent,
+    ) -> Result<(), Gone> {
+        let mut before = at.encode();
+        while let Some(mut page) = missed.next_page(&mut at) {
+            let after = at.encode();
+            if let Scope::One(id) = self.scope {
+                page.changes.retain(|change| change.id == id);
+            }
+            // One entry may hold more than a page: its position comes with the last of it.
+            let mut rest = page.changes.as_slice();
+            while !rest.is_empty() {
+                let (some, others) = rest.split_at(rest.len().min(REPLAY_PAGE));
+                rest = others;
+                self.tell(some, &before, if rest.is_empty() { &after } else { &before }, joined, sent).await?;
+            }
+            before = after;
+        }
+        Ok(())
+    }
+
+    /// Sends the latest state of each of `changes`, the last with the position `after`.
+    async fn tell(
+        &self,
+        changes: &[Merged],
+        before: &str,
+        after: &str,
+        joined: &Position,
+        sent: &mut Sent,
+    ) -> Result<(), Gone> {
+        let looked = loop {
+            match look_up(&self.view, &self.links, self.hub.topic, changes).await {
+                Ok(looked) => break looked,
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
+        };
+        sent.saw(joined.base, joined.marks.len(), looked.marks.into_iter());
+        match render(self.scope, looked.latest.iter(), before, after, joined) {
+            Some(chunk) => self.forward(&chunk, sent).await,
+            None => Ok(()),
         }
     }
 

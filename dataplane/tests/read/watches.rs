@@ -6,11 +6,13 @@ use std::time::Duration;
 use contract::identity::Role;
 use contract::partition::Topic;
 use contract::signal::{Priority, Signal, Status};
+use dataplane::watch::position::Position;
+use dataplane::watch::replay::MISSED_MAX;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::world::{Caller, Change, DEADLINE, EPOCH, World, random, send, signal};
+use crate::world::{Caller, Change, DEADLINE, EPOCH, World, random, send, signal, until};
 
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq)]
@@ -266,6 +268,76 @@ async fn where_history_is_gone_a_watch_starts_over() {
     assert!(stream.up_to("ready").await.is_empty());
     world.apply(&[Change::signal(&one)]).await;
     assert_eq!(stream.event().await.name, "created");
+}
+
+#[tokio::test]
+async fn a_watch_that_missed_more_than_a_page_gets_each_change_once() {
+    let world = World::start().await;
+    let mut signals: Vec<Signal> = (0..2000).map(|_| signal(Priority::Low, Status::Pending)).collect();
+    world.apply(&signals.iter().map(Change::signal).collect::<Vec<_>>()).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
+    stream.up_to("ready").await;
+    drop(stream.body);
+    for _ in 0..2 {
+        world.apply(&signals.iter_mut().map(|signal| changed(signal, Status::Active)).collect::<Vec<_>>()).await;
+    }
+    let headers = [("last-event-id", stream.last_id.as_str())];
+    let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &headers).await;
+    let mut known = HashMap::new();
+    while known.len() < signals.len() {
+        let event = resumed.event().await;
+        assert_eq!(event.name, "updated");
+        if let Some(last) = known.insert(event.of().to_owned(), event.version()) {
+            assert!(last < event.version(), "{event:?} after {last}");
+        }
+    }
+    // The position went along: who breaks off now has missed nothing.
+    world.apply(&[changed(&mut signals[0], Status::Pending)]).await;
+    let last = loop {
+        let event = resumed.event().await;
+        if event.version() == 4 {
+            break event.id;
+        }
+    };
+    world.apply(&[changed(&mut signals[0], Status::Pending)]).await;
+    let mut again = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", &last)]).await;
+    assert_eq!(again.event().await.version(), 5);
+}
+
+#[tokio::test]
+async fn a_watch_that_missed_more_than_is_replayed_starts_over() {
+    let world = World::start().await;
+    let mut one = signal(Priority::Low, Status::Pending);
+    world.apply(&[Change::signal(&one)]).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals", &[]).await;
+    let first = stream.up_to("ready").await;
+    assert_eq!(first.len(), 1);
+    world.apply(&[changed(&mut one, Status::Active)]).await;
+    let last = stream.event().await.id;
+    drop(stream);
+    // The feed as a bulk load leaves it.
+    let partition = contract::partition::Partition::of(Topic::Signals, one.id, 4);
+    let index = usize::from(partition.index);
+    let seq = Position::decode(&last).unwrap().marks[index].seq;
+    let (entries, each) = (MISSED_MAX as u64 / 2000 + 1, 2000);
+    for n in 0..entries {
+        let key = |n| format!("{}0000000000000001c-a", uuid::Uuid::from_u64_pair(9, n));
+        let keys: String = (0..each).map(|change| key(n * each + change)).collect();
+        let mut add = redis::cmd("XADD");
+        add.arg(world.keys.feed(partition)).arg("*").arg("e").arg(EPOCH);
+        add.arg("f").arg(seq + n * each + 1).arg("t").arg(seq + (n + 1) * each).arg("k").arg(keys);
+        let _: String = world.redis(&add).await;
+    }
+    until("the view server has read the feed", async || {
+        let mut now = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
+        now.up_to("ready").await;
+        (Position::decode(&now.last_id).unwrap().marks[index].seq == seq + entries * each).then_some(())
+    })
+    .await;
+    let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", &last)]).await;
+    assert_eq!(resumed.event().await.name, "reset");
+    let first = resumed.up_to("ready").await;
+    assert_eq!((first.len(), first[0].version()), (1, 2));
 }
 
 #[tokio::test]
