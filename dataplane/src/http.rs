@@ -7,6 +7,7 @@
 mod admission;
 mod lists;
 mod one;
+mod parked;
 mod status;
 mod watches;
 
@@ -36,6 +37,8 @@ use crate::watch::hub::Hub;
 
 /// Lists read at once; beyond it, 503.
 pub const LISTS_MAX: usize = 256;
+/// Seconds after which who waits for a parked event may ask again: somebody has to mend it.
+const PARKED_RETRY_S: u32 = 30;
 
 static SIGNALS: Route = Route::new("/v1/signals", &[Verb::Get]);
 static SIGNAL: Route = Route::new("/v1/signals/{id}", &[Verb::Get]);
@@ -82,6 +85,18 @@ impl DataPlane {
         match self.readers.as_slice() {
             [one] => one,
             many => &many[self.next_reader.fetch_add(1, Relaxed) % many.len()],
+        }
+    }
+
+    /// The answer to a token that is not met.
+    async fn unmet(&self, error: WaitError) -> Failure {
+        match error {
+            WaitError::Refused(problem) => problem.into(),
+            WaitError::Read(error) => unreadable(error),
+            WaitError::Late(entities) => match self.parked(&entities).await {
+                Some(parked) => Failure::from(parked.problem()).retry_after(PARKED_RETRY_S),
+                None => Failure::from(late()).retry_after(1),
+            },
         }
     }
 
@@ -138,13 +153,4 @@ fn unreadable(error: ReadError) -> Failure {
         ReadError::Overloaded => (&OVERLOADED, "too many reads wait"),
     };
     Failure::from(Problem::new(kind, detail))
-}
-
-/// The answer to a token that is not met.
-fn unmet(error: WaitError) -> Failure {
-    match error {
-        WaitError::Refused(problem) => problem.into(),
-        WaitError::Late => Failure::from(late()).retry_after(1),
-        WaitError::Read(error) => unreadable(error),
-    }
 }
