@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::problem::{Problem, UNAVAILABLE};
+use contract::problem::{OVERLOADED, Problem, UNAVAILABLE};
 use http::header::{CACHE_CONTROL, HeaderValue, VARY};
 use http::request::Parts;
 use http::{Request, Response};
@@ -166,6 +166,9 @@ fn unread(error: ReadError) -> Failure {
     let unavailable = |detail| Failure::from(Problem::new(&UNAVAILABLE, detail));
     match &error {
         ReadError::Late => unavailable("Postgres did not answer in time"),
+        ReadError::Crowded => {
+            Failure::from(Problem::new(&OVERLOADED, "too many API keys that are not known here are being looked up"))
+        }
         ReadError::Failed(cause) => match **cause {
             StoreError::Away(_) => unavailable("Postgres is away"),
             StoreError::Unmigrated => unavailable("the database is not migrated"),
