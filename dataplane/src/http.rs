@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use contract::problem::{OVERLOADED, Problem, UNAVAILABLE, VIEW_NOT_READY};
 use http::Response;
-use http::header::{CACHE_CONTROL, HeaderValue, VARY};
 use runtime::http::body::Body;
 use runtime::http::failure::Failure;
 use runtime::http::front::{Call, Plane};
@@ -133,15 +132,7 @@ impl Plane for DataPlane {
             "/v1/me" => Box::pin(self.me(&call)).await,
             _ => Box::pin(self.status(&call)).await,
         };
-        match outcome {
-            Ok(mut response) => {
-                reply::mark_read(&mut response);
-                Ok(response)
-            }
-            Err(failure) => Err(failure
-                .with_header(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"))
-                .with_header(VARY, HeaderValue::from_static("Authorization, Accept"))),
-        }
+        reply::mark_read(outcome)
     }
 }
 
