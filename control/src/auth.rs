@@ -5,7 +5,7 @@
 //! changed holds at once ([`Authority::forget`]). In the second half of that time one request reads the
 //! record again in the background, so that a busy key never waits for Postgres.
 
-mod records;
+pub(crate) mod records;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +94,8 @@ impl<R: Reads> Authority<R> {
     ///
     /// # Errors
     /// 401 for a key that is malformed, unknown, revoked, wrong or expired, in the same words, so that
-    /// nobody learns which; 403 for an inactive identity; [`Denied::Unread`] where Postgres is away.
+    /// nobody learns which; 403 for an inactive identity; [`Denied::Unread`] where Postgres is away, or too many keys that
+    /// nobody knows are asked for at once.
     pub async fn authenticate(&self, secret: &str) -> Result<Caller, Denied> {
         let refused = || Problem::new(&UNAUTHORIZED, "the API key is not valid: unknown, revoked or expired");
         let id = secret_key_id(secret).ok_or_else(refused)?;

@@ -28,6 +28,10 @@ use crate::store::Store;
 pub struct BatcherSettings {
     /// Batches that run at the same time, 1 to 64.
     pub workers: usize,
+    /// Least time between the beginnings of two batches of few commands.
+    pub interval: Duration,
+    /// Commands from which on a batch begins whatever else is under way.
+    pub eager_commands: usize,
     /// Commands after which a batch is closed; one request is never split.
     pub batch_commands: usize,
     /// Bytes after which a batch is closed.
@@ -40,7 +44,15 @@ pub struct BatcherSettings {
 
 impl Default for BatcherSettings {
     fn default() -> Self {
-        Self { workers: 2, batch_commands: 512, batch_bytes: 4 << 20, queue_requests: 8192, queue_bytes: 64 << 20 }
+        Self {
+            workers: 2,
+            interval: Duration::from_millis(2),
+            eager_commands: 32,
+            batch_commands: 512,
+            batch_bytes: 4 << 20,
+            queue_requests: 8192,
+            queue_bytes: 64 << 20,
+        }
     }
 }
 
@@ -115,6 +127,7 @@ impl Worker {
                 // Dropping the tickets told every caller that the outcome is unknown.
                 tracing::error!(%error, "a batch broke");
             }
+            self.queue.over();
         }
     }
 

@@ -20,8 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::problem::{Problem, UNAVAILABLE};
-use http::header::{CACHE_CONTROL, HeaderValue, VARY};
+use contract::problem::{OVERLOADED, Problem, UNAVAILABLE};
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Body as HttpBody;
@@ -108,7 +107,7 @@ impl<C: Commands, R: Reads> Api<C, R> {
         };
         let exchange = Exchange { head: &head, body, id };
         if verb == Some(Verb::Get) {
-            return mark_read(self.read(resource, exchange).await);
+            return reply::mark_read(self.read(resource, exchange).await);
         }
         match (resource, verb) {
             (Resource::Signals, Some(Verb::Post)) => signals::create(self, exchange).await,
@@ -166,24 +165,14 @@ fn unread(error: ReadError) -> Failure {
     let unavailable = |detail| Failure::from(Problem::new(&UNAVAILABLE, detail));
     match &error {
         ReadError::Late => unavailable("Postgres did not answer in time"),
+        ReadError::Crowded => {
+            Failure::from(Problem::new(&OVERLOADED, "too many API keys that are not known here are being looked up"))
+        }
         ReadError::Failed(cause) => match **cause {
             StoreError::Away(_) => unavailable("Postgres is away"),
             StoreError::Unmigrated => unavailable("the database is not migrated"),
             StoreError::Fault(_) => Failure::internal(error),
         },
         ReadError::Broken => Failure::internal(error),
-    }
-}
-
-/// Marks every answer of a read, problems too: no cache may keep or share it unasked.
-fn mark_read(outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
-    match outcome {
-        Ok(mut response) => {
-            reply::mark_read(&mut response);
-            Ok(response)
-        }
-        Err(failure) => Err(failure
-            .with_header(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"))
-            .with_header(VARY, HeaderValue::from_static("Authorization, Accept"))),
     }
 }

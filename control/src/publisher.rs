@@ -184,7 +184,8 @@ impl Publisher {
             .set("message.timeout.ms", DELIVERY.as_millis().to_string())
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("linger.ms", "0")
+            .set("linger.ms", std::env::var("X_LINGER").unwrap_or("0".into()))
+            .set("max.in.flight.requests.per.connection", std::env::var("X_INFLIGHT").unwrap_or("5".into()))
             // A transaction right after a commit meets CONCURRENT_TRANSACTIONS and backs off.
             .set("retry.backoff.ms", "5")
             .set("reconnect.backoff.ms", "50")

@@ -20,6 +20,9 @@ pub enum ReadError {
     /// Postgres did not answer in time.
     #[error("Postgres did not answer in time")]
     Late,
+    /// Too many reads are on their way to begin another.
+    #[error("too many reads are on their way")]
+    Crowded,
     /// Postgres could not be asked.
     #[error("a read failed")]
     Failed(#[source] Arc<StoreError>),

@@ -21,7 +21,7 @@ mod stamp;
 mod transaction;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use uuid::Uuid;
 
 use self::session::Sessions;
 pub use self::settings::{StoreSettings, SynchronousCommit};
+use self::stamp::Stamp;
 use crate::batcher::CommandMetrics;
 use crate::request::{Answer, Refusal, Request};
 
@@ -50,6 +51,8 @@ struct Inner {
     reads: PgPool,
     clock: RisingClock,
     metrics: CommandMetrics,
+    /// The epoch's row and the server's run, as they were last seen.
+    stamp: Mutex<Option<Stamp>>,
 }
 
 /// Why a read failed.
@@ -73,9 +76,7 @@ impl From<sqlx::Error> for StoreError {
             Failure::Conflict(error) | Failure::Away(Some(error)) => StoreError::Away(error),
             Failure::Unmigrated(_) => StoreError::Unmigrated,
             Failure::Data(error) | Failure::Fault(error) => StoreError::Fault(error),
-            Failure::Away(None) | Failure::KeyTaken | Failure::Mismatch | Failure::Unknown => {
-                StoreError::Away(sqlx::Error::PoolTimedOut)
-            }
+            Failure::Away(None) | Failure::Stale | Failure::Unknown => StoreError::Away(sqlx::Error::PoolTimedOut),
         }
     }
 }
@@ -145,7 +146,8 @@ impl Store {
             })
             .connect_lazy_with(reads);
         let sessions = Sessions::new(commands);
-        Ok(Self { inner: Arc::new(Inner { settings, sessions, reads: pool, clock: RisingClock::default(), metrics }) })
+        let (clock, stamp) = (RisingClock::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { settings, sessions, reads: pool, clock, metrics, stamp }) })
     }
 
     /// The settings.

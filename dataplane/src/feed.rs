@@ -24,8 +24,8 @@ use crate::view::header::Header;
 use crate::watch::entry::Entry;
 use crate::watch::position::{Mark, Position};
 
-/// Entries that one read takes of each partition.
-pub const READ_MAX: usize = 256;
+/// Entries that one read takes of each partition: after a bulk load up to 110 KB each.
+pub const READ_MAX: usize = 64;
 const BLOCK: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
 

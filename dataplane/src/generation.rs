@@ -93,6 +93,23 @@ pub enum FillError {
     /// The server restarted.
     #[error("Redis was restarted meanwhile")]
     OtherRun,
+    /// Neither the fill nor the serving generation got any further.
+    #[error(
+        "{partition} stands still: for {} s its fill is at {}-{} and the serving generation at {}-{}. A fill goes \
+         no further than what serves: start a projector (nexus-dataplane serve, or project) and see in \
+         /v1/status that its lag falls, then rebuild again",
+        after.as_secs(), at.epoch, at.seq, serving.epoch, serving.seq
+    )]
+    Stuck {
+        /// Where.
+        partition: Partition,
+        /// How long nothing moved.
+        after: Duration,
+        /// How far the fill is.
+        at: Point,
+        /// How far the serving generation is.
+        serving: Point,
+    },
     /// The process stops.
     #[error("stopped")]
     Stopped,
@@ -114,6 +131,8 @@ pub struct Filler {
     pub dead_letters: Arc<DeadLetters>,
     /// The bounds of a batch.
     pub bounds: Bounds,
+    /// How long it may stand still.
+    pub patience: Duration,
     /// Ends it.
     pub shutdown: Shutdown,
 }
@@ -182,6 +201,7 @@ impl Filler {
         // Whether all that was in the log when the fill began is applied.
         let mut whole = false;
         let mut hold: Option<(String, Instant)> = None;
+        let mut moved = (header.point(), began_beside.point(), Instant::now());
         loop {
             if self.shutdown.is_begun() {
                 return Err(FillError::Stopped);
@@ -197,6 +217,11 @@ impl Filler {
             // Never past the serving generation: a flip must find both at the same number, so that the change
             // feed, which only the serving one writes, has no gap.
             let limit = serving.point();
+            if (header.point(), limit) != (moved.0, moved.1) {
+                moved = (header.point(), limit, Instant::now());
+            } else if moved.2.elapsed() > self.patience {
+                return Err(FillError::Stuck { partition, after: self.patience, at: header.point(), serving: limit });
+            }
             if hold.as_ref().is_some_and(|(_, since)| since.elapsed() > HOLD) {
                 hold = None;
                 tokio::time::sleep(HOLD).await;
@@ -234,6 +259,8 @@ impl Filler {
                             break;
                         }
                         gather.offer(message);
+                        // Records that repeat what is filled move no header.
+                        moved.2 = Instant::now();
                     }
                     Some(Err(KafkaError::PartitionEOF(_))) => {
                         at_end = true;

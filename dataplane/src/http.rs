@@ -7,6 +7,7 @@
 mod admission;
 mod lists;
 mod one;
+mod parked;
 mod status;
 mod watches;
 
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use contract::problem::{OVERLOADED, Problem, UNAVAILABLE, VIEW_NOT_READY};
 use http::Response;
-use http::header::{CACHE_CONTROL, HeaderValue, VARY};
 use runtime::http::body::Body;
 use runtime::http::failure::Failure;
 use runtime::http::front::{Call, Plane};
@@ -36,6 +36,8 @@ use crate::watch::hub::Hub;
 
 /// Lists read at once; beyond it, 503.
 pub const LISTS_MAX: usize = 256;
+/// Seconds after which who waits for a parked event may ask again: somebody has to mend it.
+const PARKED_RETRY_S: u32 = 30;
 
 static SIGNALS: Route = Route::new("/v1/signals", &[Verb::Get]);
 static SIGNAL: Route = Route::new("/v1/signals/{id}", &[Verb::Get]);
@@ -85,6 +87,18 @@ impl DataPlane {
         }
     }
 
+    /// The answer to a token that is not met.
+    async fn unmet(&self, error: WaitError) -> Failure {
+        match error {
+            WaitError::Refused(problem) => problem.into(),
+            WaitError::Read(error) => unreadable(error),
+            WaitError::Late(entities) => match self.parked(&entities).await {
+                Some(parked) => Failure::from(parked.problem()).retry_after(PARKED_RETRY_S),
+                None => Failure::from(late()).retry_after(1),
+            },
+        }
+    }
+
     /// The number of partitions of signals.
     fn partitions(&self) -> Result<u16, Failure> {
         self.view.signals().ok_or_else(|| {
@@ -118,15 +132,7 @@ impl Plane for DataPlane {
             "/v1/me" => Box::pin(self.me(&call)).await,
             _ => Box::pin(self.status(&call)).await,
         };
-        match outcome {
-            Ok(mut response) => {
-                reply::mark_read(&mut response);
-                Ok(response)
-            }
-            Err(failure) => Err(failure
-                .with_header(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"))
-                .with_header(VARY, HeaderValue::from_static("Authorization, Accept"))),
-        }
+        reply::mark_read(outcome)
     }
 }
 
@@ -138,13 +144,4 @@ fn unreadable(error: ReadError) -> Failure {
         ReadError::Overloaded => (&OVERLOADED, "too many reads wait"),
     };
     Failure::from(Problem::new(kind, detail))
-}
-
-/// The answer to a token that is not met.
-fn unmet(error: WaitError) -> Failure {
-    match error {
-        WaitError::Refused(problem) => problem.into(),
-        WaitError::Late => Failure::from(late()).retry_after(1),
-        WaitError::Read(error) => unreadable(error),
-    }
 }

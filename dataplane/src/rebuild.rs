@@ -53,6 +53,7 @@ impl Rebuilder {
             view,
             dead_letters: Arc::clone(&self.dead_letters),
             bounds: bounds(&self.settings),
+            patience: Duration::from_secs(self.settings.fill_patience_s),
             shutdown: self.shutdown.clone(),
         };
         filler.fill(partition, position, progress).await

@@ -34,6 +34,10 @@ pub struct ProjectSettings {
     #[arg(long, env = "NEXUS_RETIRE_AFTER_SECONDS", default_value_t = 600)]
     pub retire_after_s: u64,
 
+    /// Seconds without any progress after which a fill beside the serving generation is given up
+    #[arg(long, env = "NEXUS_FILL_PATIENCE_SECONDS", default_value_t = 60)]
+    pub fill_patience_s: u64,
+
     /// Used where the broker does not tell min.compaction.lag.ms: a younger record can't follow a hole
     #[arg(long, env = "NEXUS_COMPACTION_LAG_MS", default_value_t = 0)]
     pub compaction_lag_ms: i64,

@@ -10,6 +10,7 @@ use contract::token::{Entry, ServerRun, Token};
 use prometheus::{Histogram, IntCounterVec};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::feed::Waiters;
 use crate::fetch::{Found, ReadError};
@@ -46,9 +47,9 @@ pub enum WaitError {
     /// It can't be met any more, or is no token: a 400.
     #[error(transparent)]
     Refused(#[from] Problem),
-    /// The view does not show it yet.
+    /// The view does not show these entities yet; none where only the server's run is not proven yet.
     #[error("the view does not show it yet")]
-    Late,
+    Late(Vec<(Partition, Uuid)>),
     /// The view can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -120,6 +121,10 @@ impl Wanted {
     }
 }
 
+fn entities(wanted: &[Wanted]) -> Vec<(Partition, Uuid)> {
+    wanted.iter().map(|wanted| (wanted.entry.partition, wanted.entry.id)).collect()
+}
+
 fn expired(detail: &str) -> Problem {
     Problem::new(&TOKEN_EXPIRED, detail)
 }
@@ -167,7 +172,7 @@ impl TokenWait {
                 break Ok(());
             }
             if last {
-                break Err(WaitError::Late);
+                break Err(WaitError::Late(entities(&open)));
             }
             waited = true;
             // Watermarks wake nobody.
@@ -178,7 +183,7 @@ impl TokenWait {
         let outcome_name = match (&outcome, waited) {
             (Ok(()), false) => "at-once",
             (Ok(()), true) => "after-wait",
-            (Err(WaitError::Late), _) => "late",
+            (Err(WaitError::Late(_)), _) => "late",
             (Err(_), _) => "refused",
         };
         OUTCOMES.with_label_values(&[outcome_name]).inc();
@@ -190,8 +195,7 @@ impl TokenWait {
         if open.is_empty() {
             return Ok(());
         }
-        let entities = open.iter().map(|wanted| (wanted.entry.partition, wanted.entry.id)).collect();
-        let found = self.reader.read(None, entities).await?.entities;
+        let found = self.reader.read(None, entities(open)).await?.entities;
         let mut left = Vec::new();
         for (wanted, found) in open.iter().zip(found) {
             if !wanted.is_met(&found?)? {
@@ -212,8 +216,6 @@ impl TokenWait {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::document::Document;
     use crate::view::header::Header;

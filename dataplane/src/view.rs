@@ -1,9 +1,11 @@
 //! Stage 9: what the view keeps in Redis, and the script calls that change it.
 
+pub mod feed_cap;
 pub mod header;
 pub mod keys;
 mod sabotage;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use contract::partition::{Partition, Topic};
@@ -11,11 +13,10 @@ use redis::Cmd;
 
 use crate::projector::{Batch, Point};
 use crate::redis_link::{LinkError, RedisLink};
+use feed_cap::FeedCap;
 use header::Header;
 use keys::Keys;
 
-/// Entries that a change feed keeps.
-pub const FEED_ENTRIES: u32 = 10_000;
 /// How long a tombstone lives: longer than any token.
 pub const TOMBSTONE_SECONDS: u32 = 24 * 3600;
 
@@ -97,7 +98,21 @@ pub struct Target {
     poison_key: String,
     hold_key: String,
     prefix: String,
-    fed: bool,
+    /// Only the serving generation is fed.
+    feed: Option<Arc<Mutex<Feed>>>,
+}
+
+/// What is known of the change feed that batches are told in.
+#[derive(Debug, Default)]
+struct Feed {
+    cap: FeedCap,
+    measured: bool,
+}
+
+impl Feed {
+    fn change<T>(feed: &Mutex<Self>, change: impl FnOnce(&mut Self) -> T) -> T {
+        change(&mut feed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Target {
@@ -112,14 +127,14 @@ impl Target {
             poison_key: keys.poison(partition, generation),
             hold_key: keys.hold(partition),
             prefix: keys.generation(partition, generation),
-            fed: true,
+            feed: Some(Arc::default()),
         }
     }
 
     /// A generation that is filled where reads are 503 anyway: no feed.
     #[must_use]
     pub fn filling(keys: &Keys, partition: Partition, generation: u64) -> Self {
-        Self { fed: false, ..Self::serving(keys, partition, generation) }
+        Self { feed: None, ..Self::serving(keys, partition, generation) }
     }
 
     /// A generation that is filled beside the serving one.
@@ -133,6 +148,8 @@ impl Target {
 #[derive(Debug)]
 pub struct ApplyCall {
     command: Cmd,
+    /// The feed, and its key.
+    feed: Option<(Arc<Mutex<Feed>>, String)>,
 }
 
 impl View {
@@ -207,7 +224,7 @@ impl View {
         command.arg(self.link.run_id()).arg(target.generation);
         command.arg(batch.from.epoch).arg(batch.from.seq).arg(batch.to.epoch).arg(batch.to.seq);
         command.arg(batch.offset).arg(now_ms()).arg(&target.prefix);
-        command.arg(if target.fed { FEED_ENTRIES } else { 0 });
+        command.arg(target.feed.as_ref().map_or(0, |feed| Feed::change(feed, |feed| feed.cap.push(count))));
         command.arg(u8::from(target.partition.topic != Topic::Keys)).arg(u8::from(careful)).arg(TOMBSTONE_SECONDS);
         command.arg(&metas[..]).arg(batch.marks().len());
         for mark in batch.marks() {
@@ -220,7 +237,7 @@ impl View {
             stored.extend_from_slice(document(&change.record));
             command.arg(&stored[..]);
         }
-        ApplyCall { command }
+        ApplyCall { command, feed: target.feed.clone().map(|feed| (feed, target.feed_key.clone())) }
     }
 
     /// What the script made of a batch.
@@ -231,7 +248,23 @@ impl View {
     /// # Cancel safety
     /// The call goes on in Redis; repeat it.
     pub async fn apply(&mut self, call: &ApplyCall) -> Result<Outcome, ViewError> {
+        if let Some((feed, key)) = &call.feed
+            && !Feed::change(feed, |feed| std::mem::replace(&mut feed.measured, true))
+        {
+            self.measure(feed, key).await;
+        }
         Outcome::read(self.link.query(&call.command).await?)
+    }
+
+    /// Notes how large the feed is that others have written. Where that can't be told, it may for a while
+    /// take twice its bytes.
+    async fn measure(&mut self, feed: &Mutex<Feed>, key: &str) {
+        let entries = self.link.query::<usize>(redis::cmd("XLEN").arg(key)).await;
+        let usage = redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).to_owned();
+        match (entries, self.link.query::<Option<usize>>(&usage).await) {
+            (Ok(entries), Ok(bytes)) => Feed::change(feed, |feed| feed.cap.found(entries, bytes.unwrap_or(0))),
+            (Err(error), _) | (_, Err(error)) => tracing::debug!(key, %error, "the change feed's size is not known"),
+        }
     }
 
     /// Replaces a partition's header by `new` where it still is `seen`.

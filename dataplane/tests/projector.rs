@@ -6,11 +6,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use contract::event::Change;
+use contract::event::{Change, RecordId};
 use contract::identity::{Identity, KeyRecord, Kind, Role};
 use contract::partition::{Partition, Topic};
 use contract::signal::{Priority, Status};
 use contract::time::Timestamp;
+use dataplane::projector::{Batch, Effect};
+use dataplane::view::feed_cap::FEED_BYTES;
+use dataplane::view::{Outcome, Target, View};
 use infrastructure::TestStack;
 use redis::AsyncCommands;
 use support::{DEADLINE, Log, Projector, Reads, assert_same, expected, id, settings, until};
@@ -394,6 +397,68 @@ async fn a_rebuild_beside_the_serving_generation_is_seamless_and_sweeps_phantoms
     });
     gone.await.unwrap();
     projector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_nobody_serves_on_for_ends_and_says_what_to_do() {
+    let place = TestStack::shared().await.namespace("stuck").await.with_partitions(1);
+    let mut log = Log::create(&place).await;
+    let mut reads = Reads::of(&place).await;
+    let settings = dataplane::settings::ProjectSettings { fill_patience_s: 1, ..settings(&place) };
+    let projector = Projector::start(settings.clone());
+    life(&mut log, 0, 20);
+    reads.caught_up(&log).await;
+    projector.stop().await;
+    let s0: Partition = "s0".parse().unwrap();
+    let serving = reads.header(s0).await.unwrap();
+    // Nobody applies these.
+    life(&mut log, 100, 20);
+    let rebuilding = dataplane::rebuild::rebuild(settings, runtime::shutdown::Shutdown::new(), |_, _| {});
+    let error = tokio::time::timeout(DEADLINE, rebuilding).await.expect("the rebuild ends").unwrap_err();
+    let told = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    let at = format!("the serving generation at {}-{}", serving.epoch, serving.seq);
+    assert!(told.contains(&at) && told.contains("start a projector"), "{told}");
+    let after = reads.header(s0).await.unwrap();
+    assert_eq!((after.generation, after.ready), (serving.generation, true), "the old one serves on");
+    assert!(reads.names(&format!("{}*", reads.keys.side_header(s0, after.generation))).await.is_empty());
+}
+
+/// What a bulk load writes: batches as large as they get.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_feed_stays_within_its_bytes_whoever_writes_it() {
+    const LARGE: u64 = 2048;
+    let place = TestStack::shared().await.namespace("feed").await.with_partitions(1);
+    let mut log = Log::create(&place).await;
+    let mut reads = Reads::of(&place).await;
+    let projector = Projector::start(settings(&place));
+    life(&mut log, 0, 20);
+    reads.caught_up(&log).await;
+    projector.stop().await;
+    let s0: Partition = "s0".parse().unwrap();
+    let header = reads.header(s0).await.unwrap();
+    let redis = dataplane::redis_link::Redis::new(place.redis_url()).unwrap();
+    let mut view = View::open(redis.connect().await.unwrap(), reads.keys.clone()).await.unwrap();
+    let mut at = header.point();
+    // The second projector finds what the first one wrote.
+    for batches in [100, 100] {
+        let target = Target::serving(&reads.keys, s0, header.generation);
+        for _ in 0..batches {
+            let mut batch = Batch::after(at);
+            for seq in at.seq + 1..=at.seq + LARGE {
+                let (number, version) = (RecordId { epoch: at.epoch, partition: 0, seq }, 1000 + seq);
+                let effect = Effect::Change { id: id(seq % LARGE), version, code: b'a', repair: false };
+                batch.push(number, i64::try_from(seq).unwrap(), effect, 2, ());
+            }
+            at = batch.to;
+            let call = view.apply_call(&target, &batch, false, |()| b"{}");
+            assert!(matches!(view.apply(&call).await.unwrap(), Outcome::Applied(_)));
+        }
+    }
+    let feed = reads.keys.feed(s0);
+    let bytes: usize =
+        redis::cmd("MEMORY").arg("USAGE").arg(&feed).arg("SAMPLES").arg(0).query_async(&mut reads.redis).await.unwrap();
+    let entries: usize = reads.redis.xlen(&feed).await.unwrap();
+    assert!(bytes <= FEED_BYTES * 5 / 4 && entries >= 100, "{bytes} bytes in {entries} entries");
 }
 
 #[tokio::test(flavor = "multi_thread")]

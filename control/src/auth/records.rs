@@ -17,6 +17,11 @@ const KEYS_MAX: usize = 10_000;
 /// Reads at once of keys that nobody has asked for within the last second. A flood of invented keys
 /// waits here and leaves the pool to callers that are known.
 const STRANGERS_AT_ONCE: usize = 4;
+/// How long such a read waits for its turn; with Postgres away the turns take as long as its time-outs.
+const STRANGER_WAIT: Duration = Duration::from_secs(2);
+/// Reads in flight beyond which no stranger's is begun: its caller is told to come back. Those of known
+/// keys always are, and there are no more of these than [`KEYS_MAX`].
+pub(crate) const READING_MAX: usize = 1024;
 
 type Found = Result<Option<Arc<KeyRecord>>, ReadError>;
 
@@ -54,6 +59,7 @@ struct Reading {
 enum Step {
     Have(Option<Arc<KeyRecord>>),
     Wait(watch::Receiver<Option<Found>>),
+    Crowded,
 }
 
 impl<R: Reads> Records<R> {
@@ -63,6 +69,9 @@ impl<R: Reads> Records<R> {
 
     /// The record of a key as it was at most a second ago; `None` when there is no such key.
     ///
+    /// # Errors
+    /// [`ReadError::Crowded`] for a key that is not known when too many are being read.
+    ///
     /// # Cancel safety
     /// Cancel safe: the read goes on in a task of its own.
     pub(super) async fn get(self: &Arc<Self>, id: Uuid) -> Found {
@@ -70,6 +79,7 @@ impl<R: Reads> Records<R> {
             let mut result = match self.step(id) {
                 Step::Have(record) => return Ok(record),
                 Step::Wait(result) => result,
+                Step::Crowded => return Err(ReadError::Crowded),
             };
             let found = match result.wait_for(Option::is_some).await {
                 Ok(found) => found.clone(),
@@ -101,6 +111,9 @@ impl<R: Reads> Records<R> {
             (_, Some(result)) => Step::Wait(result),
             (have, None) => {
                 let is_stranger = have.is_none_or(|(record, _)| record.is_none());
+                if is_stranger && state.reading.len() >= READING_MAX {
+                    return Step::Crowded;
+                }
                 Step::Wait(self.begin(&mut state, id, now, is_stranger))
             }
         }
@@ -117,11 +130,16 @@ impl<R: Reads> Records<R> {
         state.reading.insert(id, Reading { result: result.clone(), stale: false });
         let records = Arc::clone(self);
         tokio::spawn(async move {
-            let _permit = if is_stranger { records.strangers.acquire().await.ok() } else { None };
-            let found = records.reads.key(id).await.map(|record| record.map(Arc::new));
-            records.end(id, now, found, &sender);
+            let found = if is_stranger { records.read_stranger(id).await } else { records.reads.key(id).await };
+            records.end(id, now, found.map(|record| record.map(Arc::new)), &sender);
         });
         result
+    }
+
+    async fn read_stranger(&self, id: Uuid) -> Result<Option<KeyRecord>, ReadError> {
+        let turn = tokio::time::timeout(STRANGER_WAIT, self.strangers.acquire()).await;
+        let _turn = turn.map_err(|_| ReadError::Late)?;
+        self.reads.key(id).await
     }
 
     fn end(&self, id: Uuid, read_at: Instant, found: Found, sender: &watch::Sender<Option<Found>>) {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use contract::problem::{KEY_IN_USE, Problem};
 use tokio::sync::{Notify, oneshot};
@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use super::{BatcherSettings, CommandMetrics};
 use crate::request::{Answer, Refusal, Request};
+
+/// How long few commands wait for the batch under way.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 type Reply = oneshot::Sender<Result<Answer, Refusal>>;
 type Key = (Uuid, String);
@@ -71,7 +74,41 @@ impl Drop for KeyHold {
 struct Waiting {
     requests: VecDeque<(Request, Ticket)>,
     bytes: usize,
+    commands: usize,
     closed: bool,
+    /// Batches under way.
+    running: usize,
+    /// When the newest of them was begun.
+    begun: Option<Instant>,
+    /// A worker sleeps until the next batch may begin.
+    is_armed: bool,
+}
+
+/// When the next batch may begin.
+enum Due {
+    Now,
+    At(Instant),
+    /// When something arrives, or a batch ends.
+    Later,
+}
+
+impl Waiting {
+    /// Few commands wait for the batch under way, and for the least time between two batches: every batch costs each
+    /// hop behind it a round trip, so that two of one command are dearer than one of two. Many never wait.
+    fn due(&self, settings: &BatcherSettings) -> Due {
+        if self.requests.is_empty() {
+            return Due::Later;
+        }
+        if self.closed || self.commands >= settings.eager_commands {
+            return Due::Now;
+        }
+        // A batch that takes its time, waiting for another server's lock perhaps, holds nobody up for long.
+        let least = if self.running > 0 { settings.interval.max(PATIENCE) } else { settings.interval };
+        match self.begun.map(|begun| begun + least) {
+            Some(at) if at > Instant::now() => Due::At(at),
+            _ => Due::Now,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -112,10 +149,18 @@ impl Queue {
             }
         }
         waiting.bytes += request.bytes;
+        waiting.commands += request.work.commands();
         waiting.requests.push_back((request, Ticket { reply: Some(reply), submitted: Instant::now(), key }));
         self.show(&waiting);
+        let wakes = match waiting.due(&self.settings) {
+            Due::Now => true,
+            Due::At(_) => !waiting.is_armed,
+            Due::Later => false,
+        };
         drop(waiting);
-        self.arrival.notify_one();
+        if wakes {
+            self.arrival.notify_one();
+        }
         Ok(receiver)
     }
 
@@ -126,22 +171,44 @@ impl Queue {
         loop {
             // Armed before looking, so that no arrival between is missed.
             let arrival = self.arrival.notified();
-            {
+            let pause = {
                 let mut waiting = lock(&self.waiting);
-                let batch = self.cut(&mut waiting);
-                self.show(&waiting);
-                if !waiting.requests.is_empty() || waiting.closed {
-                    self.arrival.notify_one();
+                match waiting.due(&self.settings) {
+                    Due::Now => {
+                        let batch = self.cut(&mut waiting);
+                        waiting.running += 1;
+                        waiting.begun = Some(Instant::now());
+                        self.show(&waiting);
+                        if matches!(waiting.due(&self.settings), Due::Now) || waiting.closed {
+                            self.arrival.notify_one();
+                        }
+                        return Some(batch);
+                    }
+                    _ if waiting.closed => {
+                        self.arrival.notify_one();
+                        return None;
+                    }
+                    Due::At(at) if !waiting.is_armed => {
+                        waiting.is_armed = true;
+                        Some(Armed(self, at))
+                    }
+                    _ => None,
                 }
-                if !batch.is_empty() {
-                    return Some(batch);
-                }
-                if waiting.closed {
-                    return None;
-                }
+            };
+            match pause {
+                Some(armed) => tokio::select! {
+                    () = arrival => {}
+                    () = tokio::time::sleep_until(armed.1.into()) => {}
+                },
+                None => arrival.await,
             }
-            arrival.await;
         }
+    }
+
+    /// A batch that was taken is over. Who says so looks for the next one.
+    pub(super) fn over(&self) {
+        let mut waiting = lock(&self.waiting);
+        waiting.running = waiting.running.saturating_sub(1);
     }
 
     fn cut(&self, waiting: &mut Waiting) -> Vec<(Request, Ticket)> {
@@ -156,6 +223,7 @@ impl Queue {
             }
             (commands, bytes) = (commands + more, bytes + size);
             waiting.bytes -= size;
+            waiting.commands -= more;
             batch.extend(waiting.requests.pop_front());
             if alone {
                 break;
@@ -175,7 +243,11 @@ impl Queue {
 
     /// Refuses whatever still waits: it was not begun, so nothing happened.
     pub(super) fn refuse_all(&self) {
-        let left = std::mem::take(&mut lock(&self.waiting).requests);
+        let left = {
+            let mut waiting = lock(&self.waiting);
+            (waiting.bytes, waiting.commands) = (0, 0);
+            std::mem::take(&mut waiting.requests)
+        };
         for (_, ticket) in left {
             ticket.answer(Err(Refusal::Unavailable { detail: "this server is shutting down".to_owned() }));
         }
@@ -184,6 +256,15 @@ impl Queue {
     fn show(&self, waiting: &Waiting) {
         self.metrics.queue_requests.set(i64::try_from(waiting.requests.len()).unwrap_or(i64::MAX));
         self.metrics.queue_bytes.set(i64::try_from(waiting.bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// The worker that sleeps until a batch is due.
+struct Armed<'q>(&'q Queue, Instant);
+
+impl Drop for Armed<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.waiting).is_armed = false;
     }
 }
 

@@ -7,7 +7,7 @@ use hyper::body::Body as HttpBody;
 use runtime::http::body::Body;
 use runtime::http::failure::Failure;
 
-use super::intake::{BodyRule, Intake};
+use super::intake::BodyRule;
 use super::{Api, Commands, Exchange};
 use crate::auth::Permission;
 use crate::reads::Reads;
@@ -19,7 +19,8 @@ pub(super) async fn apply<C: Commands, R: Reads, B: HttpBody<Data = Bytes> + Unp
     api: &Api<C, R>,
     exchange: Exchange<'_, B>,
 ) -> Result<Response<Body>, Failure> {
-    let intake = Intake::take(api, exchange, Permission::CommandSignals, BodyRule::BATCH).await?;
-    let work = intake.parse(batch_from_json).map(Work::Batch);
-    api.perform(intake, work).await
+    api.command(exchange, Permission::CommandSignals, BodyRule::BATCH, |intake| {
+        intake.parse(batch_from_json).map(Work::Batch)
+    })
+    .await
 }

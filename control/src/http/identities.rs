@@ -7,7 +7,7 @@ use hyper::body::Body as HttpBody;
 use runtime::http::body::Body;
 use runtime::http::failure::Failure;
 
-use super::intake::{BodyRule, Intake, entity, precondition};
+use super::intake::{BodyRule, entity, precondition};
 use super::{Api, Commands, Exchange};
 use crate::auth::Permission;
 use crate::reads::Reads;
@@ -18,9 +18,10 @@ pub(super) async fn create<C: Commands, R: Reads, B: HttpBody<Data = Bytes> + Un
     api: &Api<C, R>,
     exchange: Exchange<'_, B>,
 ) -> Result<Response<Body>, Failure> {
-    let intake = Intake::take(api, exchange, Permission::Identities, BodyRule::JSON).await?;
-    let work = intake.parse(CreateIdentity::from_json).map(Work::CreateIdentity);
-    api.perform(intake, work).await
+    api.command(exchange, Permission::Identities, BodyRule::JSON, |intake| {
+        intake.parse(CreateIdentity::from_json).map(Work::CreateIdentity)
+    })
+    .await
 }
 
 /// `PATCH /v1/identities/{id}`
@@ -30,12 +31,12 @@ pub(super) async fn update<C: Commands, R: Reads, B: HttpBody<Data = Bytes> + Un
     id: &str,
 ) -> Result<Response<Body>, Failure> {
     let head = exchange.head;
-    let intake = Intake::take(api, exchange, Permission::Identities, BodyRule::PATCH).await?;
-    let precondition = precondition(&head.headers)?;
-    let work = intake
-        .parse(PatchIdentity::from_json)
-        .and_then(|patch| Ok(Work::UpdateIdentity(entity("identity", id)?, patch, precondition)));
-    api.perform(intake, work).await
+    api.command(exchange, Permission::Identities, BodyRule::PATCH, |intake| {
+        let precondition = precondition(&head.headers)?;
+        let patch = intake.parse(PatchIdentity::from_json)?;
+        Ok(Work::UpdateIdentity(entity("identity", id)?, patch, precondition))
+    })
+    .await
 }
 
 /// `DELETE /v1/identities/{id}`
@@ -45,8 +46,9 @@ pub(super) async fn delete<C: Commands, R: Reads, B: HttpBody<Data = Bytes> + Un
     id: &str,
 ) -> Result<Response<Body>, Failure> {
     let head = exchange.head;
-    let intake = Intake::take(api, exchange, Permission::Identities, BodyRule::NONE).await?;
-    let precondition = precondition(&head.headers)?;
-    let work = entity("identity", id).map(|id| Work::DeleteIdentity(id, precondition));
-    api.perform(intake, work).await
+    api.command(exchange, Permission::Identities, BodyRule::NONE, |_| {
+        let precondition = precondition(&head.headers)?;
+        Ok(Work::DeleteIdentity(entity("identity", id)?, precondition))
+    })
+    .await
 }

@@ -4,14 +4,16 @@ use bytes::Bytes;
 use contract::command::Precondition;
 use contract::json::{Json, JsonError};
 use contract::problem::{BAD_JSON, FieldError, NOT_FOUND, Problem};
+use http::Response;
 use http::header::{HeaderMap, IF_MATCH};
 use http::request::Parts;
 use hyper::body::Body as HttpBody;
+use runtime::http::body::{self, Body};
 use runtime::http::conditional::IfMatch;
 use runtime::http::failure::Failure;
+use runtime::http::headers;
 use runtime::http::media::{self, Media};
 use runtime::http::query::Query;
-use runtime::http::{body, headers};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -48,9 +50,24 @@ pub(super) struct Intake {
     idempotency: Option<Idempotency>,
 }
 
+impl<C: Commands, R: Reads> Api<C, R> {
+    /// The way of every command: taken in, read as work by `read`, carried out, answered.
+    pub(super) async fn command<B: HttpBody<Data = Bytes> + Unpin>(
+        &self,
+        exchange: Exchange<'_, B>,
+        permission: Permission,
+        rule: BodyRule,
+        read: impl FnOnce(&Intake) -> Result<Work, Problem>,
+    ) -> Result<Response<Body>, Failure> {
+        let intake = Intake::take(self, exchange, permission, rule).await?;
+        let work = read(&intake);
+        self.perform(intake, work).await
+    }
+}
+
 impl Intake {
     /// Takes the request in: 401, 403, 406, 415, 413, then the 400s of query and headers.
-    pub(super) async fn take<C, R, B>(
+    async fn take<C, R, B>(
         api: &Api<C, R>,
         exchange: Exchange<'_, B>,
         permission: Permission,

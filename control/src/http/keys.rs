@@ -8,7 +8,7 @@ use hyper::body::Body as HttpBody;
 use runtime::http::body::Body;
 use runtime::http::failure::Failure;
 
-use super::intake::{BodyRule, Intake, entity};
+use super::intake::{BodyRule, entity};
 use super::{Api, Commands, Exchange};
 use crate::auth::Permission;
 use crate::reads::Reads;
@@ -20,11 +20,11 @@ pub(super) async fn create<C: Commands, R: Reads, B: HttpBody<Data = Bytes> + Un
     exchange: Exchange<'_, B>,
     identity: &str,
 ) -> Result<Response<Body>, Failure> {
-    let intake = Intake::take(api, exchange, Permission::Identities, BodyRule::JSON).await?;
-    let work = intake
-        .parse(|json| CreateKey::from_json(json, Timestamp::now()))
-        .and_then(|key| Ok(Work::CreateKey(entity("identity", identity)?, key)));
-    api.perform(intake, work).await
+    api.command(exchange, Permission::Identities, BodyRule::JSON, |intake| {
+        let key = intake.parse(|json| CreateKey::from_json(json, Timestamp::now()))?;
+        Ok(Work::CreateKey(entity("identity", identity)?, key))
+    })
+    .await
 }
 
 /// `DELETE /v1/identities/{id}/keys/{key_id}`
@@ -34,7 +34,8 @@ pub(super) async fn revoke<C: Commands, R: Reads, B: HttpBody<Data = Bytes> + Un
     identity: &str,
     key: &str,
 ) -> Result<Response<Body>, Failure> {
-    let intake = Intake::take(api, exchange, Permission::Identities, BodyRule::NONE).await?;
-    let work = entity("identity", identity).and_then(|identity| Ok(Work::RevokeKey(identity, entity("key", key)?)));
-    api.perform(intake, work).await
+    api.command(exchange, Permission::Identities, BodyRule::NONE, |_| {
+        Ok(Work::RevokeKey(entity("identity", identity)?, entity("key", key)?))
+    })
+    .await
 }

@@ -1,7 +1,7 @@
 //! Reads: one entity, a page, the keys of an identity, the caller itself.
 
 use bytes::Bytes;
-use contract::problem::{NOT_FOUND, Problem, UNAUTHORIZED};
+use contract::problem::{BAD_QUERY, NOT_FOUND, Problem, UNAUTHORIZED};
 use contract::query::{ListQuery, Order, Resource};
 use http::header::{ETAG, HeaderMap, HeaderValue, LINK};
 use http::request::Parts;
@@ -129,6 +129,10 @@ async fn list<C: Commands, R: Reads>(
     known: &[&str],
 ) -> Result<Response<Body>, Failure> {
     let parameters = Query::parse(head.uri.query(), known)?;
+    if resource == Resource::Signals && parameters.get("order") == Some(Order::Priority.as_str()) {
+        let detail = "lists of the control plane are in the order created or -created; the data plane has priority";
+        return Err(Problem::new(&BAD_QUERY, detail).into());
+    }
     let pairs = known.iter().filter_map(|name| Some((*name, parameters.get(name)?)));
     let query = ListQuery::parse(resource, pairs, ORDERS[0], &ORDERS, &[])?;
     let page = api.reads.list(query.clone()).await.map_err(unread)?;

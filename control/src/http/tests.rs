@@ -87,6 +87,8 @@ struct Memory {
     page: Mutex<Option<Page>>,
     queries: Mutex<Vec<ListQuery>>,
     is_away: Mutex<bool>,
+    /// Keys are read while nobody holds it for writing.
+    gate: tokio::sync::RwLock<()>,
 }
 
 impl Memory {
@@ -110,6 +112,7 @@ impl Memory {
 impl Reads for Memory {
     async fn key(&self, id: Uuid) -> Result<Option<KeyRecord>, ReadError> {
         *self.key_reads.lock().expect("unpoisoned") += 1;
+        drop(self.gate.read().await);
         self.check()?;
         Ok(self.keys.lock().expect("unpoisoned").get(&id).cloned())
     }

@@ -3,7 +3,7 @@
 use sqlx::Error;
 
 /// Why a transaction did not come to its end. In every case but [`Failure::Unknown`] it is proven that
-/// nothing happened: COMMIT was not sent, or Postgres answered it with an error.
+/// nothing happened: the commit was not sent, or Postgres answered it with an error.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// It lost against another one; the next try may win.
@@ -15,25 +15,23 @@ pub(super) enum Failure {
     /// It refuses the data.
     #[error("Postgres refuses the data")]
     Data(#[source] Error),
-    /// Another process wrote one of the idempotency keys in the meantime.
-    #[error("an idempotency key was taken in the meantime")]
-    KeyTaken,
+    /// Something that the commands were decided on no longer stands: the epoch, a row's version, an idempotency key
+    /// that was free.
+    #[error("what the commands were decided on has changed in the meantime")]
+    Stale,
     /// There are no tables, no rights, or no epoch yet.
     #[error("the database is not migrated")]
     Unmigrated(#[source] Option<Error>),
     /// A fault of ours.
     #[error("Postgres refuses the statement")]
     Fault(#[source] Error),
-    /// A statement did something else than it should.
-    #[error("the transaction changed other rows than decided")]
-    Mismatch,
-    /// The connection was lost at COMMIT, and the outcome could not be learned in time.
+    /// The connection was lost at the commit, and the outcome could not be learned in time.
     #[error("the outcome is unknown")]
     Unknown,
 }
 
 impl Failure {
-    /// What an error of a statement before COMMIT means.
+    /// What an error of a statement means that proves, or comes before the commit and so leaves, nothing done.
     pub(super) fn of(error: Error) -> Self {
         let Error::Database(refusal) = &error else {
             return match error {
@@ -48,6 +46,8 @@ impl Failure {
         };
         let code = refusal.code().unwrap_or_default().into_owned();
         match code.as_str() {
+            // Only the statement that writes divides, by zero where it finds something changed.
+            "22012" => Failure::Stale,
             // Serialization, deadlock, lock or statement time-out; a plan that a migration made stale.
             "40001" | "40P01" | "55P03" | "57014" | "0A000" | "26000" => Failure::Conflict(error),
             // A standby: it takes no writes, and gives no transaction its number.
@@ -66,7 +66,7 @@ impl Failure {
         Failure::Away(Some(error))
     }
 
-    /// Whether this answer to COMMIT proves that the transaction was rolled back.
+    /// Whether this answer to the commit proves that the transaction was rolled back.
     ///
     /// An error that Postgres reports is such a proof, unless it is on its way out: waiting for a
     /// standby, it ends a session with 57P01 after the local commit.
@@ -86,9 +86,9 @@ impl Failure {
             Failure::Conflict(_) => "conflict",
             Failure::Away(_) => "connection",
             Failure::Data(_) => "data",
-            Failure::KeyTaken => "idempotency",
+            Failure::Stale => "stale",
             Failure::Unmigrated(_) => "unmigrated",
-            Failure::Fault(_) | Failure::Mismatch => "fault",
+            Failure::Fault(_) => "fault",
             Failure::Unknown => "unknown",
         }
     }

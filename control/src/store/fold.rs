@@ -40,8 +40,8 @@ pub(super) struct Fold<'a> {
 
 struct Entity {
     state: State,
-    /// Whether a row stood there before.
-    stored: bool,
+    /// The version of the row that stood there before.
+    stored: Option<u64>,
     changed: bool,
 }
 
@@ -66,11 +66,12 @@ impl Accepted {
 impl<'a> Fold<'a> {
     /// A fold over the rows of all signals that the requests name, and the remembered deletions.
     pub(super) fn new(around: Surroundings<'a>, rows: Vec<Signal>, deleted: Vec<(Uuid, u64)>) -> Self {
-        let live =
-            rows.into_iter().map(|row| (row.id, Entity { state: State::Live(row), stored: true, changed: false }));
+        let live = rows
+            .into_iter()
+            .map(|row| (row.id, Entity { stored: Some(row.version), state: State::Live(row), changed: false }));
         let gone = deleted
             .into_iter()
-            .map(|(id, version)| (id, Entity { state: State::Deleted(version), stored: false, changed: false }));
+            .map(|(id, version)| (id, Entity { state: State::Deleted(version), stored: None, changed: false }));
         let entities = gone.chain(live).collect();
         Self { around, entities, order: Vec::new(), random: Random::default(), changes: Changes::default() }
     }
@@ -178,7 +179,7 @@ impl<'a> Fold<'a> {
     }
 
     fn set(&mut self, id: Uuid, state: State) {
-        let entity = self.entities.entry(id).or_insert(Entity { state: State::Missing, stored: false, changed: false });
+        let entity = self.entities.entry(id).or_insert(Entity { state: State::Missing, stored: None, changed: false });
         entity.state = state;
         if !entity.changed {
             entity.changed = true;
@@ -193,11 +194,13 @@ impl<'a> Fold<'a> {
         for id in self.order {
             let Some(entity) = self.entities.remove(&id) else { continue };
             match entity.state {
-                State::Live(signal) if entity.stored => self.changes.updated.push(signal),
-                State::Live(signal) => self.changes.created.push(signal),
+                State::Live(signal) => match entity.stored {
+                    Some(was) => self.changes.updated.push((signal, was)),
+                    None => self.changes.created.push(signal),
+                },
                 State::Deleted(version) => {
-                    if entity.stored {
-                        self.changes.deleted.push(id);
+                    if let Some(was) = entity.stored {
+                        self.changes.deleted.push((id, was));
                     }
                     self.changes.tombstones.push((id, version));
                 }

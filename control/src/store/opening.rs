@@ -1,4 +1,5 @@
-//! The first statement of every transaction: everything it must know, in one round trip.
+//! What every transaction must know before it decides: which chain of events it writes to, which identities exist,
+//! which idempotency keys were used; in one round trip.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,8 +18,6 @@ use crate::request::{Answer, Idempotency, Invalidates, Request};
 #[derive(Debug)]
 pub(super) struct Opening {
     pub(super) stamp: Stamp,
-    /// The transaction's number, by which its outcome can be asked for.
-    pub(super) xid: String,
     /// Which of the asked identities exist.
     pub(super) identities: HashSet<Uuid>,
     stored: HashMap<Key, Stored>,
@@ -40,7 +39,6 @@ const OPEN: &str = "
 SELECT e.epoch, e.history, e.timeline, e.started,
        substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS run_timeline,
        pg_postmaster_start_time() AS run_started,
-       pg_current_xact_id()::text AS xid,
        ARRAY(SELECT i.id FROM nexus.identities i WHERE i.id = ANY($1)) AS identities,
        k.identity, k.key, k.fingerprint, k.status, k.body, k.etag, k.location, k.token
 FROM nexus.epoch e
@@ -50,6 +48,12 @@ LEFT JOIN (
 ) k ON true";
 
 impl Opening {
+    /// Without a look at Postgres.
+    pub(super) fn known(stamp: Stamp) -> Self {
+        Self { stamp, identities: HashSet::new(), stored: HashMap::new() }
+    }
+
+    /// The idempotency keys of `requests` and those of `identities` that exist; `None` where there is no epoch yet.
     pub(super) async fn read(
         connection: &mut PgConnection,
         requests: &[&Request],
@@ -84,7 +88,6 @@ impl Opening {
         let identities: Vec<Uuid> = row.try_get("identities")?;
         Ok(Self {
             stamp: Stamp { epoch, history, proven, run },
-            xid: row.try_get("xid")?,
             identities: identities.into_iter().collect(),
             stored: HashMap::new(),
         })

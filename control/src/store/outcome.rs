@@ -1,4 +1,4 @@
-//! What became of a transaction whose connection was lost at COMMIT.
+//! What became of a transaction whose connection was lost at its commit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::session::Sessions;
+use super::session::{Backend, Sessions};
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Whether the transaction `xid`, which wrote `batch` as its own row, is committed; `None` when that
-/// could not be learned by `deadline`.
+/// Whether the transaction that wrote `batch` as its own row is committed, where the connection to `backend` was lost
+/// while it committed; `None` when that could not be learned by `deadline`.
 ///
-/// First until the number is no longer in progress, or refused: the lost session may still be
-/// committing. Then by the row alone: after a crash Postgres gives a number that never reached the
-/// disk to somebody else, so its status may be another transaction's.
-pub(super) async fn learn(sessions: &Arc<Sessions>, xid: &str, batch: Uuid, deadline: Instant) -> Option<bool> {
+/// First until that process of Postgres is gone: until then it may still be committing, and it leaves the list of
+/// processes only after its transaction has ended. Then by the row. (The transaction's own number would not do: after a
+/// crash Postgres gives one that never reached the disk to somebody else.)
+pub(super) async fn learn(sessions: &Arc<Sessions>, backend: Backend, batch: Uuid, deadline: Instant) -> Option<bool> {
     loop {
-        let look = tokio::time::timeout_at(deadline.into(), look(sessions, xid, batch, deadline));
+        let look = tokio::time::timeout_at(deadline.into(), look(sessions, backend, batch, deadline));
         match look.await {
             Ok(Some(outcome)) => return Some(outcome),
             Ok(None) => {}
@@ -32,20 +32,14 @@ pub(super) async fn learn(sessions: &Arc<Sessions>, xid: &str, batch: Uuid, dead
 }
 
 /// One look; `None` when there is no knowing yet.
-async fn look(sessions: &Arc<Sessions>, xid: &str, batch: Uuid, deadline: Instant) -> Option<bool> {
+async fn look(sessions: &Arc<Sessions>, backend: Backend, batch: Uuid, deadline: Instant) -> Option<bool> {
+    const THERE: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2) AS there";
     let mut session = sessions.open_new(deadline).await.ok()?;
-    let status = sqlx::query("SELECT pg_xact_status($1::xid8) AS status").bind(xid);
-    match status.fetch_one(session.connection()).await {
-        // Null: so long ago that it is over.
-        Ok(row) => {
-            let status: Option<String> = row.try_get("status").ok()?;
-            if status.as_deref() == Some("in progress") {
-                return None;
-            }
-        }
-        // 22023, the number is in the future: the crash took it back.
-        Err(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22023") => {}
-        Err(_) => return None,
+    let there = sqlx::query(THERE).bind(backend.pid).bind(backend.started);
+    let there = there.fetch_one(session.connection()).await.ok()?;
+    if there.try_get("there").ok()? {
+        session.keep();
+        return None;
     }
     let row = sqlx::query("SELECT EXISTS (SELECT FROM nexus.batches WHERE id = $1) AS written").bind(batch);
     let row = row.fetch_one(session.connection()).await.ok()?;

@@ -4,19 +4,24 @@
 //! user's statements vanish in it. Here a connection comes back only from who proved it clean
 //! ([`Session::keep`]); every other way out closes the socket, and Postgres rolls back.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, PgConnection, Row};
 
 use super::failure::Failure;
+use super::sql::PgTime;
+
+/// How long an idle connection counts as living.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Connections that wait for the next batch; as many as ran at the same time, at most.
 #[derive(Debug)]
 pub(super) struct Sessions {
     options: PgConnectOptions,
-    idle: Mutex<Vec<PgConnection>>,
+    idle: Mutex<Vec<(PgConnection, Backend, Instant)>>,
 }
 
 impl Sessions {
@@ -27,8 +32,9 @@ impl Sessions {
     /// A connection that is idle, else a new one.
     pub(super) async fn open(self: &Arc<Self>, deadline: Instant) -> Result<Session, Failure> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(connection) = idle {
-            return Ok(Session { connection, sessions: Arc::clone(self) });
+        if let Some((connection, backend, kept)) = idle {
+            let is_fresh = kept.elapsed() < FRESH;
+            return Ok(Session { connection, backend, is_fresh, sessions: Arc::clone(self) });
         }
         self.connect(deadline).await
     }
@@ -40,12 +46,39 @@ impl Sessions {
     }
 
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Session, Failure> {
-        let connecting = tokio::time::timeout_at(deadline.into(), self.options.connect());
-        match connecting.await {
-            Ok(Ok(connection)) => Ok(Session { connection, sessions: Arc::clone(self) }),
+        let connecting = async {
+            let mut connection = self.options.connect().await?;
+            let backend = Backend::of(&mut connection).await?;
+            Ok((connection, backend))
+        };
+        match tokio::time::timeout_at(deadline.into(), connecting).await {
+            Ok(Ok((connection, backend))) => {
+                Ok(Session { connection, backend, is_fresh: true, sessions: Arc::clone(self) })
+            }
             Ok(Err(error)) => Err(Failure::of_connecting(error)),
             Err(_) => Err(Failure::Away(None)),
         }
+    }
+}
+
+/// The process of Postgres behind a connection. No two have the same number and beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Backend {
+    pub(super) pid: i32,
+    pub(super) started: PgTime,
+}
+
+impl Backend {
+    async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        const MINE: &str = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let row = sqlx::query(MINE).persistent(false).fetch_one(connection).await?;
+        Ok(Self { pid: row.try_get("pid")?, started: row.try_get("backend_start")? })
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} since {}", self.pid, self.started.0)
     }
 }
 
@@ -53,6 +86,8 @@ impl Sessions {
 #[derive(Debug)]
 pub(super) struct Session {
     connection: PgConnection,
+    backend: Backend,
+    is_fresh: bool,
     sessions: Arc<Sessions>,
 }
 
@@ -62,9 +97,20 @@ impl Session {
         &mut self.connection
     }
 
+    /// The process at its other end.
+    pub(super) fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Whether Postgres answered on it a moment ago. On one that was idle for longer, the first statement is one whose
+    /// loss leaves nothing unknown.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
     /// Gives the connection back: it is in no transaction, and nothing is under way on it.
     pub(super) fn keep(self) {
-        let Self { connection, sessions } = self;
-        sessions.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        let Self { connection, backend, sessions, .. } = self;
+        sessions.idle.lock().unwrap_or_else(PoisonError::into_inner).push((connection, backend, Instant::now()));
     }
 }

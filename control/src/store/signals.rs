@@ -1,6 +1,4 @@
-//! Reads and locks the rows that a batch names, then folds its commands.
-
-use std::collections::HashSet;
+//! Finds the rows that a batch names, then folds its commands.
 
 use contract::command::SignalCommand;
 use contract::signal::{Payload, Priority, Signal, Status};
@@ -11,6 +9,7 @@ use uuid::Uuid;
 use super::fold::{Fold, Surroundings};
 use super::opening::Opening;
 use super::sql::{PgTime, count};
+use super::transaction::Mode;
 use super::write::Changes;
 use crate::request::{Answer, Request, Work};
 
@@ -22,10 +21,14 @@ macro_rules! signal_columns {
 }
 pub(super) use signal_columns;
 
-// Locked in id order: two batches that share signals wait for each other, but never in a ring.
-const LOCK: &str =
-    concat!("SELECT ", signal_columns!(), " FROM nexus.signals WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE");
-const DELETED: &str = "SELECT id, version FROM nexus.deleted_signals WHERE id = ANY($1::uuid[])";
+// In id order: two batches that share signals wait for each other, but never in a ring.
+const LOCK: &str = "SELECT FROM nexus.signals WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE";
+const FIND: &str = concat!(
+    "SELECT named.id AS named, s.*, gone.version AS gone FROM unnest($1::uuid[]) AS named (id) ",
+    "LEFT JOIN (SELECT ",
+    signal_columns!(),
+    " FROM nexus.signals) s ON s.id = named.id LEFT JOIN nexus.deleted_signals gone ON gone.id = named.id"
+);
 
 /// The answers to `requests`, in their order, and what is to be written for them to be true.
 pub(super) async fn prepare(
@@ -33,6 +36,7 @@ pub(super) async fn prepare(
     opening: &Opening,
     around: Surroundings<'_>,
     requests: &[&Request],
+    mode: Mode,
 ) -> Result<(Vec<Answer>, Changes), sqlx::Error> {
     let settled: Vec<Option<Answer>> = requests.iter().map(|request| opening.settled(request)).collect();
     let open = requests.iter().zip(&settled).filter(|(_, settled)| settled.is_none()).map(|(request, _)| *request);
@@ -41,14 +45,15 @@ pub(super) async fn prepare(
     ids.dedup();
     let (mut rows, mut deleted) = (Vec::new(), Vec::new());
     if !ids.is_empty() {
-        let found = sqlx::query(LOCK).bind(&ids).fetch_all(&mut *connection).await?;
-        rows = found.iter().map(from_row).collect::<Result<Vec<Signal>, _>>()?;
-        let there: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
-        ids.retain(|id| !there.contains(id));
-    }
-    if !ids.is_empty() {
-        for row in sqlx::query(DELETED).bind(&ids).fetch_all(connection).await? {
-            deleted.push((row.try_get("id")?, count(row.try_get("version")?)));
+        if mode == Mode::Careful {
+            sqlx::query(LOCK).bind(&ids).execute(&mut *connection).await?;
+        }
+        for row in sqlx::query(FIND).bind(&ids).fetch_all(connection).await? {
+            if row.try_get::<Option<Uuid>, _>("id")?.is_some() {
+                rows.push(from_row(&row)?);
+            } else if let Some(version) = row.try_get("gone")? {
+                deleted.push((row.try_get("named")?, count(version)));
+            }
         }
     }
     let mut fold = Fold::new(around, rows, deleted);

@@ -2,21 +2,22 @@
 
 use bytes::Bytes;
 use contract::signal::Signal;
-use sqlx::{PgConnection, Row};
+use contract::time::Timestamp;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::failure::Failure;
 use super::sql::{PgTime, bigint};
-use super::stamp::Events;
+use super::stamp::{Events, Stamp};
 use crate::request::{Answer, Request};
 
 /// What a transaction writes. No signal stands in it twice.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) created: Vec<Signal>,
-    pub(super) updated: Vec<Signal>,
-    /// Signals whose row goes.
-    pub(super) deleted: Vec<Uuid>,
+    /// Signals whose row changes, with the version that it has before.
+    pub(super) updated: Vec<(Signal, u64)>,
+    /// Signals whose row goes, with the version that it has before.
+    pub(super) deleted: Vec<(Uuid, u64)>,
     /// Deletions to remember, with their version; also of what came to be in the same transaction.
     pub(super) tombstones: Vec<(Uuid, u64)>,
     pub(super) kept: Vec<Kept>,
@@ -60,6 +61,11 @@ impl Kept {
 
 // The parts of a WITH run in no particular order, but on rows that have nothing in common.
 // Only the order of the events counts, and that is the main query's.
+//
+// The division holds the transaction to what its commands were decided on: where the epoch's row, the server's run, a
+// row's version or an idempotency key is not as it was, it is by zero, and nothing is written.
+// Reading the epoch's table locks it against the opening of another epoch (ACCESS EXCLUSIVE) until this transaction
+// ends, so that no batch straddles the change.
 const WRITE: &str = "
 WITH created AS (
     INSERT INTO nexus.signals (id, title, priority, status, payload, target, created_by, created_at, updated_at, version)
@@ -72,34 +78,40 @@ WITH created AS (
     SET title = r.title, priority = r.priority, status = r.status, payload = r.payload::json, target = r.target,
         updated_at = r.updated_at, version = r.version
     FROM unnest($11::uuid[], $12::text[], $13::smallint[], $14::smallint[], $15::text[], $16::uuid[],
-                $17::timestamptz[], $18::bigint[])
-         AS r (id, title, priority, status, payload, target, updated_at, version)
-    WHERE s.id = r.id
+                $17::timestamptz[], $18::bigint[], $19::bigint[])
+         AS r (id, title, priority, status, payload, target, updated_at, version, was)
+    WHERE s.id = r.id AND s.version = r.was
     RETURNING 1
 ), deleted AS (
-    DELETE FROM nexus.signals WHERE id = ANY($19::uuid[]) RETURNING 1
+    DELETE FROM nexus.signals s USING unnest($20::uuid[], $21::bigint[]) AS r (id, was)
+    WHERE s.id = r.id AND s.version = r.was
+    RETURNING 1
 ), tombstones AS (
     INSERT INTO nexus.deleted_signals (id, version, at)
-    SELECT id, version, now() FROM unnest($20::uuid[], $21::bigint[]) AS r (id, version)
+    SELECT id, version, now() FROM unnest($22::uuid[], $23::bigint[]) AS r (id, version)
     ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, at = EXCLUDED.at
 ), kept AS (
     INSERT INTO nexus.idempotency_keys (identity, key, fingerprint, status, body, etag, location, token, created_at)
     SELECT r.*, now()
-    FROM unnest($22::uuid[], $23::text[], $24::bytea[], $25::smallint[], $26::bytea[], $27::bigint[], $28::text[],
-                $29::text[]) AS r
+    FROM unnest($24::uuid[], $25::text[], $26::bytea[], $27::smallint[], $28::bytea[], $29::bigint[], $30::text[],
+                $31::text[]) AS r
     ON CONFLICT DO NOTHING
     RETURNING 1
 ), batch AS (
-    INSERT INTO nexus.batches (id, at) VALUES ($30, now())
+    INSERT INTO nexus.batches (id, at) VALUES ($32, now())
 )
-SELECT (SELECT count(*) FROM updated) AS updated,
-       (SELECT count(*) FROM deleted) AS deleted,
-       (SELECT count(*) FROM kept) AS kept,
-       (SELECT count(lsn) FROM (
-            SELECT pg_logical_emit_message(true, $31, message) AS lsn
-            FROM unnest($32::bytea[]) WITH ORDINALITY AS e (message, place)
-            ORDER BY place
-        ) emitted) AS emitted";
+SELECT 1 / (CASE WHEN
+           (SELECT (epoch, history) = ($33, $34) AND (timeline, started) IS NOT DISTINCT FROM ($35::int, $36::bigint)
+            FROM nexus.epoch)
+           AND pg_postmaster_start_time() = $37
+           AND substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) = $38
+           AND (SELECT count(*) FROM updated) = cardinality($11)
+           AND (SELECT count(*) FROM deleted) = cardinality($20)
+           AND (SELECT count(*) FROM kept) = cardinality($24)
+       THEN 1 ELSE 0 END),
+       (SELECT count(pg_logical_emit_message(true, $39, message)) FROM (
+            SELECT message FROM unnest($40::bytea[]) WITH ORDINALITY AS e (message, place) ORDER BY place
+        ) events)";
 
 impl Changes {
     /// Whether there is nothing to write, so that the transaction need not commit.
@@ -112,26 +124,28 @@ impl Changes {
             && self.events.0.is_empty()
     }
 
-    /// Writes everything, and `batch` as the transaction's own row.
+    /// Writes everything, and `batch` as the transaction's own row; outside of BEGIN and COMMIT it is a transaction by
+    /// itself.
     ///
     /// # Errors
-    /// [`Failure::KeyTaken`] when another process holds one of the idempotency keys.
-    pub(super) async fn write(&mut self, connection: &mut PgConnection, batch: Uuid) -> Result<(), Failure> {
+    /// [`Failure::Stale`] is what the error means where something that the changes were decided on no longer stands.
+    pub(super) async fn write(
+        &mut self,
+        connection: &mut PgConnection,
+        stamp: &Stamp,
+        batch: Uuid,
+    ) -> Result<(), sqlx::Error> {
         // One order for all transactions: two that share keys wait for each other, but never in a ring.
         self.kept.sort_by(|a, b| (a.identity, &a.key).cmp(&(b.identity, &b.key)));
-        let row = self.statement(batch).fetch_one(connection).await.map_err(Failure::of)?;
-        let number = |column| row.try_get::<i64, _>(column).map_err(Failure::Fault);
-        if number("kept")? != length(&self.kept) {
-            return Err(Failure::KeyTaken);
-        }
-        let as_decided = number("updated")? == length(&self.updated)
-            && number("deleted")? == length(&self.deleted)
-            && number("emitted")? == length(&self.events.0);
-        if as_decided { Ok(()) } else { Err(Failure::Mismatch) }
+        self.statement(stamp, batch).fetch_one(connection).await.map(drop)
     }
 
-    fn statement(&self, batch: Uuid) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
-        let (created, updated, kept) = (&self.created, &self.updated, &self.kept);
+    fn statement(
+        &self,
+        stamp: &Stamp,
+        batch: Uuid,
+    ) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let (created, updated, deleted, kept) = (&self.created, &self.updated, &self.deleted, &self.kept);
         let (buried, burials): (Vec<Uuid>, Vec<i64>) =
             self.tombstones.iter().map(|(id, version)| (*id, bigint(*version))).unzip();
         sqlx::query(WRITE)
@@ -145,15 +159,17 @@ impl Changes {
             .bind(column(created, |s| PgTime(s.created_at)))
             .bind(column(created, |s| PgTime(s.updated_at)))
             .bind(column(created, |s| bigint(s.version)))
-            .bind(column(updated, |s| s.id))
-            .bind(column(updated, |s| s.title.as_str()))
-            .bind(column(updated, |s| i16::from(s.priority.rank())))
-            .bind(column(updated, |s| i16::from(s.status.rank())))
-            .bind(column(updated, |s| s.payload.as_str()))
-            .bind(column(updated, |s| s.target))
-            .bind(column(updated, |s| PgTime(s.updated_at)))
-            .bind(column(updated, |s| bigint(s.version)))
-            .bind(&self.deleted)
+            .bind(column(updated, |(s, _)| s.id))
+            .bind(column(updated, |(s, _)| s.title.as_str()))
+            .bind(column(updated, |(s, _)| i16::from(s.priority.rank())))
+            .bind(column(updated, |(s, _)| i16::from(s.status.rank())))
+            .bind(column(updated, |(s, _)| s.payload.as_str()))
+            .bind(column(updated, |(s, _)| s.target))
+            .bind(column(updated, |(s, _)| PgTime(s.updated_at)))
+            .bind(column(updated, |(s, _)| bigint(s.version)))
+            .bind(column(updated, |(_, was)| bigint(*was)))
+            .bind(column(deleted, |(id, _)| *id))
+            .bind(column(deleted, |(_, was)| bigint(*was)))
             .bind(buried)
             .bind(burials)
             .bind(column(kept, |k| k.identity))
@@ -165,6 +181,12 @@ impl Changes {
             .bind(column(kept, |k| k.location.as_deref()))
             .bind(column(kept, |k| k.token.as_deref()))
             .bind(batch)
+            .bind(bigint(stamp.epoch))
+            .bind(bigint(stamp.history))
+            .bind(stamp.proven.map(|run| run.timeline.cast_signed()))
+            .bind(stamp.proven.map(|run| run.started))
+            .bind(PgTime(Timestamp(stamp.run.started)))
+            .bind(format!("{:08X}", stamp.run.timeline))
             .bind(contract::event::EVENT_PREFIX)
             .bind(&self.events.0)
     }
@@ -172,8 +194,4 @@ impl Changes {
 
 fn column<'r, R, T>(rows: &'r [R], get: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(get).collect()
-}
-
-fn length<T>(items: &[T]) -> i64 {
-    i64::try_from(items.len()).unwrap_or(i64::MAX)
 }

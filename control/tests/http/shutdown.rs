@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use infrastructure::{CONTROL, Signal, TestStack, executable, migrate};
@@ -14,14 +14,19 @@ use crate::support::control;
 async fn on_sigterm_every_accepted_command_is_answered_and_the_process_is_gone_in_5_s() {
     let control = control("drain").await;
     let stopping = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..16)
         .map(|_| {
             let (client, stopping) = (control.client.clone(), Arc::clone(&stopping));
+            let answered = Arc::clone(&answered);
             tokio::spawn(async move {
                 let mut accepted = 0;
                 loop {
                     match client.try_call("POST", "/v1/signals", &[], r#"{"title":"x"}"#).await {
-                        Ok(reply) if reply.status == 201 => accepted += 1,
+                        Ok(reply) if reply.status == 201 => {
+                            accepted += 1;
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
                         Ok(reply) => assert!(reply.status == 503 && stopping.load(Ordering::SeqCst), "{reply:?}"),
                         // Refused, or never taken off the listener's queue.
                         Err(error) => {
@@ -33,7 +38,11 @@ async fn on_sigterm_every_accepted_command_is_answered_and_the_process_is_gone_i
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    infrastructure::wait::until("commands to be under way", Duration::from_secs(20), || async {
+        (answered.load(Ordering::SeqCst) >= 100).then_some(())
+    })
+    .await
+    .unwrap();
     stopping.store(true, Ordering::SeqCst);
     let begun = Instant::now();
     assert!(control.plane.signal(Signal::TERM));

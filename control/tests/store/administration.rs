@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::support::{Place, id_of, json, request, store};
 
-fn create(name: &str, role: Role) -> Work {
+pub fn create(name: &str, role: Role) -> Work {
     let (name, kind) = (name.to_owned(), Kind::Human);
     Work::CreateIdentity(CreateIdentity { name, display_name: None, email: None, kind, role, active: true })
 }

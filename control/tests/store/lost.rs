@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use contract::identity::Role;
 use control::request::{Answer, Refusal};
 use control::store::{Store, StoreSettings};
 
@@ -53,6 +54,21 @@ async fn a_connection_lost_before_commit_arrived_ends_in_the_true_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_commit_of_an_identity_ends_in_the_true_outcome() {
+    let place = Place::new("cut_identity").await;
+    let (proxy, store) = through_proxy(&place).await;
+    for (round, mode) in [Mode::CutBeforeCommit, Mode::CutAfterCommit].into_iter().enumerate() {
+        proxy.set(mode);
+        let answer = store
+            .execute(&[request(crate::administration::create(&format!("one-{round}"), Role::Reader))], Instant::now())
+            .await
+            .remove(0);
+        assert_eq!((answer.unwrap().status, proxy.cuts()), (201, round + 1));
+        assert!(store.identity_named(&format!("one-{round}")).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_cannot_be_learned_is_said_to_be_unknown() {
     let place = Place::new("unknown").await;
     let (proxy, store) = through_proxy(&place).await;
@@ -70,6 +86,9 @@ async fn postgres_away_is_said_soon_and_all_recovers_by_itself() {
     let place = Place::new("away").await;
     let (proxy, store) = through_proxy(&place).await;
     assert_eq!(create_one(&store).await.unwrap().status, 201);
+    // Behind a connection that was idle for so long nothing is sent that would commit by itself: a command sent into
+    // a connection that died a moment ago has an unknown outcome.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     proxy.set(Mode::Refuse);
     let began = Instant::now();
     let refusal = create_one(&store).await.expect_err("away");

@@ -237,6 +237,17 @@ pub struct Sending {
     pub show_token: bool,
 }
 
+/// What creating and updating take.
+#[derive(Debug, Clone, Args)]
+pub struct Writing {
+    /// Read it back from the view, waiting until the change is visible (up to a time, 5s unless given)
+    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
+    pub wait: Option<Duration>,
+    /// How it is sent.
+    #[command(flatten)]
+    pub sending: Sending,
+}
+
 /// `create`
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -252,12 +263,9 @@ pub struct CreateArgs {
     /// The identity it is for
     #[arg(long, value_name = "ID")]
     pub target: Option<String>,
-    /// Read it back from the view, waiting until it is visible (up to a time, 5s unless given)
-    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
-    pub wait: Option<Duration>,
-    /// How it is sent.
+    /// How it is sent and shown.
     #[command(flatten)]
-    pub sending: Sending,
+    pub writing: Writing,
 }
 
 /// `update`
@@ -287,12 +295,9 @@ pub struct UpdateArgs {
     /// Only when this is its version
     #[arg(long, value_name = "VERSION")]
     pub if_match: Option<u64>,
-    /// Read it back from the view, waiting until the change is visible (up to a time, 5s unless given)
-    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
-    pub wait: Option<Duration>,
-    /// How it is sent.
+    /// How it is sent and shown.
     #[command(flatten)]
-    pub sending: Sending,
+    pub writing: Writing,
 }
 
 /// `delete`

@@ -11,7 +11,7 @@ use http::Method;
 use http::header::IF_MATCH;
 
 use super::args::identities::{CreateIdentityArgs, IdentityMembers, UpdateIdentityArgs};
-use super::args::{CreateArgs, DeleteArgs, Sending, UpdateArgs};
+use super::args::{CreateArgs, DeleteArgs, UpdateArgs, Writing};
 use super::client::{Answer, Call, Client, IDEMPOTENCY_KEY};
 use super::error::CliError;
 use super::output::{Format, parse, text_of};
@@ -113,14 +113,40 @@ fn read_all(from: impl std::io::Read, name: &str) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// Shows what a command answered, or what the view shows of it where `wait` asks for that.
+async fn post(
+    planes: &mut Planes,
+    format: Format,
+    resource: Resource,
+    body: Body,
+    writing: &Writing,
+) -> Result<(), CliError> {
+    let call = Call::new(Method::POST, path(resource)).json(body.finish());
+    let answer = command(&mut planes.control, call, writing.sending.idempotency_key.as_deref()).await?;
+    done(planes, format, resource, answer, writing, "created").await
+}
+
+async fn patch(
+    planes: &mut Planes,
+    format: Format,
+    resource: Resource,
+    id: &str,
+    body: Body,
+    if_match: Option<u64>,
+    writing: &Writing,
+) -> Result<(), CliError> {
+    let call = Call::new(Method::PATCH, entity_path(resource, id)).json(body.finish());
+    let call = matching(call, if_match)?;
+    let answer = command(&mut planes.control, call, writing.sending.idempotency_key.as_deref()).await?;
+    done(planes, format, resource, answer, writing, "updated").await
+}
+
+/// Shows what a command answered, or what the view shows of it where `--wait` asks for that.
 async fn done(
     planes: &mut Planes,
     format: Format,
     resource: Resource,
     answer: Answer,
-    wait: Option<Duration>,
-    sending: &Sending,
+    writing: &Writing,
     verb: &str,
 ) -> Result<(), CliError> {
     let token = answer.token();
@@ -128,10 +154,10 @@ async fn done(
     if answer.replayed() {
         note(&format!("This request was made before: what follows is its first answer ({verb} {id})"));
     }
-    if sending.show_token {
+    if writing.sending.show_token {
         tell_token(token.as_deref());
     }
-    let Some(wait) = wait else {
+    let Some(wait) = writing.wait else {
         return show(&answer.body, format, columns(resource));
     };
     let token = token.ok_or_else(|| CliError::Failed("the answer carries no Nexus-Token to wait for".to_owned()))?;
@@ -157,9 +183,7 @@ pub async fn create(planes: &mut Planes, format: Format, args: &CreateArgs) -> R
         body.raw("payload", &payload(argument)?);
     }
     body.text("target", args.target.as_ref());
-    let call = Call::new(Method::POST, path(Resource::Signals)).json(body.finish());
-    let answer = command(&mut planes.control, call, args.sending.idempotency_key.as_deref()).await?;
-    done(planes, format, Resource::Signals, answer, args.wait, &args.sending, "created").await
+    post(planes, format, Resource::Signals, body, &args.writing).await
 }
 
 /// `update`
@@ -178,20 +202,7 @@ pub async fn update(planes: &mut Planes, format: Format, args: &UpdateArgs) -> R
     if args.no_target {
         body.raw("target", "null");
     }
-    let answer = patch(planes, Resource::Signals, &args.id, body, args.if_match, &args.sending).await?;
-    done(planes, format, Resource::Signals, answer, args.wait, &args.sending, "updated").await
-}
-
-async fn patch(
-    planes: &mut Planes,
-    resource: Resource,
-    id: &str,
-    body: Body,
-    if_match: Option<u64>,
-    sending: &Sending,
-) -> Result<Answer, CliError> {
-    let call = Call::new(Method::PATCH, entity_path(resource, id)).json(body.finish());
-    command(&mut planes.control, matching(call, if_match)?, sending.idempotency_key.as_deref()).await
+    patch(planes, format, Resource::Signals, &args.id, body, args.if_match, &args.writing).await
 }
 
 fn matching(call: Call, version: Option<u64>) -> Result<Call, CliError> {
@@ -238,9 +249,7 @@ pub async fn create_identity(planes: &mut Planes, format: Format, args: &CreateI
     let mut body = Body::default();
     body.text("name", Some(&args.name));
     members(&mut body, &args.members);
-    let call = Call::new(Method::POST, path(Resource::Identities)).json(body.finish());
-    let answer = command(&mut planes.control, call, args.sending.idempotency_key.as_deref()).await?;
-    done(planes, format, Resource::Identities, answer, args.wait, &args.sending, "created").await
+    post(planes, format, Resource::Identities, body, &args.writing).await
 }
 
 /// `identities update`
@@ -256,8 +265,7 @@ pub async fn update_identity(planes: &mut Planes, format: Format, args: &UpdateI
             "nothing to change: give --name, --display-name, --email, --kind, --role or --active".to_owned(),
         ));
     }
-    let answer = patch(planes, Resource::Identities, &args.id, body, args.if_match, &args.sending).await?;
-    done(planes, format, Resource::Identities, answer, args.wait, &args.sending, "updated").await
+    patch(planes, format, Resource::Identities, &args.id, body, args.if_match, &args.writing).await
 }
 
 fn members(body: &mut Body, members: &IdentityMembers) {

@@ -14,7 +14,7 @@ use runtime::sabotage::{self, Sabotage};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{DataPlane, unmet, unreadable};
+use super::{DataPlane, unreadable};
 use crate::auth::{Caller, Presented};
 use crate::fetch::{Found, ReadError};
 use crate::reader::KeyState;
@@ -54,7 +54,7 @@ impl DataPlane {
             {
                 match self.tokens.met(&demand, arrived + wait).await {
                     Ok(()) | Err(crate::token_wait::WaitError::Refused(_)) => {}
-                    Err(error) => return Err(with_preference(unmet(error), headers)),
+                    Err(error) => return Err(with_preference(self.unmet(error).await, headers)),
                 }
             }
         } else if tokens.is_none() {
@@ -88,7 +88,7 @@ impl DataPlane {
         let demand = self.demand(tokens)??;
         match self.tokens.met(&demand, admitted.arrived + wait).await {
             Ok(()) => Ok(applied),
-            Err(error) => Err(with_preference(unmet(error), headers)),
+            Err(error) => Err(with_preference(self.unmet(error).await, headers)),
         }
     }
 }

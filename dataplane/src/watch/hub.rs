@@ -1,8 +1,8 @@
 //! From the change feed to the watches of a topic.
 //!
 //! *Input*: entries of the feed. *Output*: one [`Chunk`] for each scope that is watched, shared by its
-//! watches. *Bound*: [`QUEUE`] entries wait; a watch that is [`BEHIND_MAX`] chunks behind is told so and
-//! catches up by the feed. *On shutdown*: ends with the feed.
+//! watches. *Bound*: [`QUEUE`] entries wait, and up to [`PUBLISH_MAX`] changes are published at once; a watch
+//! that is [`BEHIND_MAX`] chunks behind is told so and catches up by the feed. *On shutdown*: ends with the feed.
 //!
 //! With many watches it publishes less often and coalesces more: delivering costs, and a client is
 //! better served by the latest state than by a queue of old ones.
@@ -30,6 +30,9 @@ use crate::view::keys::CODE_NONE;
 pub const QUEUE: usize = 1024;
 /// Chunks that a watch may be behind.
 pub const BEHIND_MAX: usize = 128;
+/// Changes that are published at once, about: the last entry of them is whole. With their documents they
+/// take some MiB.
+const PUBLISH_MAX: usize = 8192;
 /// Changes that are looked up in one round trip.
 const LOOKUP_MAX: usize = 256;
 /// What delivering to one watch costs, about; publishing keeps this distance per watch.
@@ -147,17 +150,17 @@ impl Hub {
 
     /// Publishes what it is fed, until the feed ends.
     pub async fn run(self, view: Arc<View>, links: Links, mut feed: mpsc::Receiver<Fed>) {
-        let mut fed = Vec::with_capacity(QUEUE);
         let mut next = Instant::now();
         let mut ahead = Ahead::new();
         loop {
             tokio::time::sleep_until(next).await;
-            if feed.recv_many(&mut fed, QUEUE).await == 0 {
-                return;
-            }
+            let Some(first) = feed.recv().await else { return };
             let mut gathered = Gathered::default();
             let mut reset = None;
-            for one in fed.drain(..) {
+            let mut fed = Some(first);
+            let mut room = QUEUE;
+            while let Some(one) = fed {
+                room -= 1;
                 match one {
                     Fed::Entry { index, entry } => gathered.add(index, entry),
                     Fed::Reset(position) => {
@@ -165,6 +168,7 @@ impl Hub {
                         reset = Some(position);
                     }
                 }
+                fed = if room > 0 && gathered.changes.len() < PUBLISH_MAX { feed.try_recv().ok() } else { None };
             }
             if let Some(position) = reset {
                 ahead.clear();

@@ -18,9 +18,9 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::hub::{Chunk, Hub, Joined, LookedUp, OPEN, Place, look_up, render};
+use super::hub::{Chunk, Hub, Joined, Merged, OPEN, Place, look_up, render};
 use super::position::{Mark, Position};
-use super::replay::{ReplayError, missed};
+use super::replay::{Missed, ReplayError};
 use super::scope::{Codes, Latest, Scope, Told};
 use crate::auth::Presented;
 use crate::feed::Waiters;
@@ -34,7 +34,7 @@ use crate::view::keys::CODE_NONE;
 
 /// Pieces that may wait for the client.
 pub const PIECES: usize = 16;
-/// Signals of one piece of the first part.
+/// Signals of one piece of the first part, and changes of one of what was missed.
 const PAGE: usize = 100;
 /// A comment comes this often, whatever else does.
 const COMMENT: Duration = Duration::from_secs(10);
@@ -224,11 +224,8 @@ impl Watch {
         sent.round = round;
         match begin {
             Begin::Behind(from) => {
-                let Some(looked) = self.missed(&from, &joined).await else { return Ok(Begin::Reset) };
-                sent.saw(joined.base, joined.marks.len(), looked.marks.into_iter());
-                let (before, after) = (from.encode(), joined.encode());
-                if let Some(chunk) = render(self.scope, looked.latest.iter(), &before, &after, &joined) {
-                    self.forward(&chunk, sent).await?;
+                if !self.replay(from, &joined, sent).await? {
+                    return Ok(Begin::Reset);
                 }
             }
             Begin::Reset | Begin::Fresh => {
@@ -297,23 +294,60 @@ impl Watch {
         if kept.is_empty() { Ok(()) } else { self.send(kept.into()).await }
     }
 
-    /// What was missed; `None` where history is gone.
-    async fn missed(&self, from: &Position, to: &Position) -> Option<LookedUp> {
+    /// Sends what was missed between `at` and `joined`, page by page; false where the watch has to start
+    /// over. What a page tells may be newer than its entries; `sent` then keeps the pages and chunks after
+    /// it from telling it again.
+    async fn replay(&self, mut at: Position, joined: &Position, sent: &mut Sent) -> Result<bool, Gone> {
+        let (view, links) = (&self.view, &self.links);
+        let mut missed = loop {
+            match Missed::between(view, links, self.hub.topic, &at, joined).await {
+                Ok(missed) => break missed,
+                Err(error) if can_wait(error).await => {}
+                Err(_) => return Ok(false),
+            }
+        };
+        let mut before = at.encode();
         loop {
-            let gathered = match missed(&self.view, &self.links, self.hub.topic, from, to).await {
-                Ok(mut gathered) => {
-                    if let Scope::One(id) = self.scope {
-                        gathered.changes.retain(|change| change.id == id);
-                    }
-                    look_up(&self.view, &self.links, self.hub.topic, &gathered.changes).await
-                }
-                Err(ReplayError::Gone) => return None,
-                Err(ReplayError::Read(error)) => Err(error),
+            let mut page = match missed.next_page(view, links, &mut at).await {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(true),
+                Err(error) if can_wait(error).await => continue,
+                Err(_) => return Ok(false),
             };
-            match gathered {
-                Ok(looked) => return Some(looked),
+            if let Scope::One(id) = self.scope {
+                page.changes.retain(|change| change.id == id);
+            }
+            let after = at.encode();
+            // The position comes with the last of a page.
+            let mut rest = page.changes.as_slice();
+            while !rest.is_empty() {
+                let (some, others) = rest.split_at(rest.len().min(PAGE));
+                rest = others;
+                self.tell(some, &before, if rest.is_empty() { &after } else { &before }, joined, sent).await?;
+            }
+            before = after;
+        }
+    }
+
+    /// Sends the latest state of each of `changes`, the last with the position `after`.
+    async fn tell(
+        &self,
+        changes: &[Merged],
+        before: &str,
+        after: &str,
+        joined: &Position,
+        sent: &mut Sent,
+    ) -> Result<(), Gone> {
+        let looked = loop {
+            match look_up(&self.view, &self.links, self.hub.topic, changes).await {
+                Ok(looked) => break looked,
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
+        };
+        sent.saw(joined.base, joined.marks.len(), looked.marks.into_iter());
+        match render(self.scope, looked.latest.iter(), before, after, joined) {
+            Some(chunk) => self.forward(&chunk, sent).await,
+            None => Ok(()),
         }
     }
 
@@ -416,6 +450,20 @@ impl Watch {
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
+        }
+    }
+}
+
+/// Waits a moment where that may help.
+async fn can_wait(error: ReplayError) -> bool {
+    match error {
+        ReplayError::Gone | ReplayError::TooMuch => {
+            tracing::debug!(%error, "a watch starts over");
+            false
+        }
+        ReplayError::Read(_) => {
+            tokio::time::sleep(PAUSE).await;
+            true
         }
     }
 }

@@ -49,6 +49,42 @@ async fn a_read_with_a_token_is_fresh_or_says_that_it_is_not() {
 }
 
 #[tokio::test]
+async fn a_token_of_a_parked_event_is_told_so() {
+    let world = World::start().await;
+    let mut one = signal(Priority::Low, Status::Pending);
+    world.apply(&[Change::signal(&one)]).await;
+    let partition = Partition::of(Topic::Signals, one.id, 4);
+    let mark = |id: uuid::Uuid| {
+        let mut mark = redis::cmd("HSET");
+        mark.arg(world.keys.poison(partition, EPOCH)).arg(id.to_string()).arg("7 the document is no signal");
+        mark
+    };
+    let path = format!("/v1/signals/{}", one.id);
+    let headers = |version| {
+        [("nexus-token", world.token(Topic::Signals, one.id, version).encode()), ("prefer", "wait=0".to_owned())]
+    };
+    let read = async |version| {
+        let headers = headers(version);
+        world.read(&path, &headers.each_ref().map(|(name, value)| (*name, value.as_str()))).await
+    };
+    let () = world.redis(&mark(signal(Priority::Low, Status::Pending).id)).await;
+    let answer = read(2).await;
+    answer.is(503, "not-yet-consistent");
+    assert_eq!(answer.header("retry-after"), Some("1"), "another one is parked");
+    let () = world.redis(&mark(one.id)).await;
+    let answer = read(2).await;
+    answer.is(503, "not-yet-consistent");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("event 7") && detail.contains("parked as a dead letter: the document is no"), "{detail}");
+    assert_eq!(answer.header("retry-after"), Some("30"));
+    // What is there is shown; only who waits for what is not there is told.
+    assert_eq!(read(1).await.status, 200);
+    one.version = 2;
+    world.apply(&[Change::signal(&one)]).await;
+    assert_eq!(read(2).await.status, 200);
+}
+
+#[tokio::test]
 async fn every_entry_of_every_token_counts() {
     let world = World::start().await;
     let signals: Vec<_> = (0..4).map(|_| signal(Priority::Low, Status::Pending)).collect();

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use contract::identity::Role;
-use contract::partition::Topic;
+use contract::partition::{Partition, Topic};
 use contract::signal::{Priority, Signal, Status};
+use dataplane::watch::position::Position;
+use dataplane::watch::replay::MISSED_MAX;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::world::{Caller, Change, DEADLINE, EPOCH, World, random, send, signal};
+use crate::world::{Caller, Change, DEADLINE, EPOCH, World, random, send, signal, until};
 
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq)]
@@ -241,7 +243,7 @@ async fn where_history_is_gone_a_watch_starts_over() {
     let last = stream.event().await.id;
     world.apply(&[changed(&mut one, Status::Active)]).await;
     stream.event().await;
-    let partition = contract::partition::Partition::of(Topic::Signals, one.id, 4);
+    let partition = Partition::of(Topic::Signals, one.id, 4);
     let () = world.redis(redis::cmd("XTRIM").arg(world.keys.feed(partition)).arg("MAXLEN").arg(0)).await;
     for id in [last.as_str(), "nowhere", &stream.last_id[1..]] {
         let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", id)]).await;
@@ -269,6 +271,76 @@ async fn where_history_is_gone_a_watch_starts_over() {
 }
 
 #[tokio::test]
+async fn a_watch_that_missed_more_than_a_page_gets_each_change_once() {
+    let world = World::start().await;
+    let mut signals: Vec<Signal> = (0..2000).map(|_| signal(Priority::Low, Status::Pending)).collect();
+    world.apply(&signals.iter().map(Change::signal).collect::<Vec<_>>()).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
+    stream.up_to("ready").await;
+    drop(stream.body);
+    for _ in 0..2 {
+        world.apply(&signals.iter_mut().map(|signal| changed(signal, Status::Active)).collect::<Vec<_>>()).await;
+    }
+    let headers = [("last-event-id", stream.last_id.as_str())];
+    let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &headers).await;
+    let mut known = HashMap::new();
+    while known.len() < signals.len() {
+        let event = resumed.event().await;
+        assert_eq!(event.name, "updated");
+        if let Some(last) = known.insert(event.of().to_owned(), event.version()) {
+            assert!(last < event.version(), "{event:?} after {last}");
+        }
+    }
+    // The position went along: who breaks off now has missed nothing.
+    world.apply(&[changed(&mut signals[0], Status::Pending)]).await;
+    let last = loop {
+        let event = resumed.event().await;
+        if event.version() == 4 {
+            break event.id;
+        }
+    };
+    world.apply(&[changed(&mut signals[0], Status::Pending)]).await;
+    let mut again = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", &last)]).await;
+    assert_eq!(again.event().await.version(), 5);
+}
+
+#[tokio::test]
+async fn a_watch_that_missed_more_than_is_replayed_starts_over() {
+    let world = World::start().await;
+    let mut one = signal(Priority::Low, Status::Pending);
+    world.apply(&[Change::signal(&one)]).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals", &[]).await;
+    let first = stream.up_to("ready").await;
+    assert_eq!(first.len(), 1);
+    world.apply(&[changed(&mut one, Status::Active)]).await;
+    let last = stream.event().await.id;
+    drop(stream);
+    // The feed as a bulk load leaves it.
+    let partition = Partition::of(Topic::Signals, one.id, 4);
+    let index = usize::from(partition.index);
+    let seq = Position::decode(&last).unwrap().marks[index].seq;
+    let (entries, each) = (MISSED_MAX as u64 / 2000 + 1, 2000);
+    for n in 0..entries {
+        let key = |n| format!("{}0000000000000001c-a", uuid::Uuid::from_u64_pair(9, n));
+        let keys: String = (0..each).map(|change| key(n * each + change)).collect();
+        let mut add = redis::cmd("XADD");
+        add.arg(world.keys.feed(partition)).arg("*").arg("e").arg(EPOCH);
+        add.arg("f").arg(seq + n * each + 1).arg("t").arg(seq + (n + 1) * each).arg("k").arg(keys);
+        let _: String = world.redis(&add).await;
+    }
+    until("the view server has read the feed", async || {
+        let mut now = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
+        now.up_to("ready").await;
+        (Position::decode(&now.last_id).unwrap().marks[index].seq == seq + entries * each).then_some(())
+    })
+    .await;
+    let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", &last)]).await;
+    assert_eq!(resumed.event().await.name, "reset");
+    let first = resumed.up_to("ready").await;
+    assert_eq!((first.len(), first[0].version()), (1, 2));
+}
+
+#[tokio::test]
 async fn a_watch_ends_with_its_permission() {
     let world = World::start().await;
     let reader = world.known(Role::Reader).await;
@@ -292,11 +364,16 @@ async fn many_watches_of_many_changes_end_in_the_same_state_and_versions_only_ri
     let world = std::sync::Arc::new(World::start().await);
     let mut signals: Vec<Signal> = (0..40).map(|_| signal(Priority::Low, Status::Pending)).collect();
     world.apply(&signals.iter().map(Change::signal).collect::<Vec<_>>()).await;
-    // The last one tells each client that it has seen all: it is changed last of all.
-    let end = signal(Priority::Critical, Status::Pending);
+    // One in each partition tells each client that it has seen all: they are changed last of all.
+    let mut ends = HashMap::new();
+    while ends.len() < 4 {
+        let end = signal(Priority::Critical, Status::Pending);
+        ends.insert(Partition::of(Topic::Signals, end.id, 4), end);
+    }
+    let end_ids: Vec<String> = ends.values().map(|end| end.id.to_string()).collect();
     let mut watches = tokio::task::JoinSet::new();
     for n in 0..40 {
-        let (world, end) = (world.clone(), end.id.to_string());
+        let (world, end_ids) = (world.clone(), end_ids.clone());
         watches.spawn(async move {
             if n % 2 == 1 {
                 tokio::time::sleep(Duration::from_millis(n * 5)).await;
@@ -312,7 +389,7 @@ async fn many_watches_of_many_changes_end_in_the_same_state_and_versions_only_ri
                         let last = versions.insert(event.of().to_owned(), event.version());
                         assert!(last.is_none_or(|last| last < event.version()), "{last:?} then {event:?}");
                         known.insert(event.of().to_owned(), event.version());
-                        if event.of() == end {
+                        if end_ids.iter().all(|end| known.contains_key(end)) {
                             return (n, known);
                         }
                     }
@@ -336,12 +413,10 @@ async fn many_watches_of_many_changes_end_in_the_same_state_and_versions_only_ri
         }
         world.apply(&changes.into_values().collect::<Vec<_>>()).await;
     }
-    // In every partition something has to be last; the client that has the end has only its partition whole.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    world.apply(&[Change::signal(&end)]).await;
+    world.apply(&ends.values().map(Change::signal).collect::<Vec<_>>()).await;
     while let Some(watch) = watches.join_next().await {
         let (n, mut known) = watch.unwrap();
-        known.remove(&end.id.to_string());
+        known.retain(|id, _| !end_ids.contains(id));
         let all = signals.iter().filter(|signal| n % 4 < 2 || signal.status == Status::Pending);
         let expected: HashMap<String, u64> = all.map(|signal| (signal.id.to_string(), signal.version)).collect();
         assert_eq!(known, expected, "watch {n}");

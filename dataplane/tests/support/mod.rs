@@ -57,6 +57,7 @@ pub fn settings(place: &Namespace) -> ProjectSettings {
         batch_records: 1024,
         batch_bytes: 4 << 20,
         retire_after_s: 600,
+        fill_patience_s: 60,
         compaction_lag_ms: 0,
     }
 }

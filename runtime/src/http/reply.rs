@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 
 use super::body::Body;
 use super::conditional::etag;
+use super::failure::Failure;
 
 /// `status` with `body` as `application/json`.
 #[must_use]
@@ -53,9 +54,19 @@ pub(crate) fn options(allow: HeaderValue) -> Response<Body> {
     response
 }
 
-/// Marks the answer of a read: `Cache-Control: private, no-cache` and `Vary: Authorization, Accept`.
-pub fn mark_read(response: &mut Response<Body>) {
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    headers.insert(VARY, HeaderValue::from_static("Authorization, Accept"));
+/// Marks the outcome of a read, a problem too: no cache may keep or share it unasked.
+///
+/// # Errors
+/// The one that it is given.
+pub fn mark_read(outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
+    let cache_control = HeaderValue::from_static("private, no-cache");
+    let vary = HeaderValue::from_static("Authorization, Accept");
+    match outcome {
+        Ok(mut response) => {
+            response.headers_mut().insert(CACHE_CONTROL, cache_control);
+            response.headers_mut().insert(VARY, vary);
+            Ok(response)
+        }
+        Err(failure) => Err(failure.with_header(CACHE_CONTROL, cache_control).with_header(VARY, vary)),
+    }
 }

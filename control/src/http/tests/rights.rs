@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use contract::identity::{Role, format_secret};
+use futures_util::StreamExt;
 use uuid::Uuid;
 
 use super::*;
+use crate::auth::records::READING_MAX;
 use crate::request::Invalidates;
 
 /// Every request that there is, with the least role that may send it.
@@ -176,4 +178,25 @@ async fn with_postgres_away_a_key_that_is_not_fresh_is_503_and_not_401() {
     assert_eq!(reply.header("retry-after"), Some("1"));
     *bench.memory.is_away.lock().expect("unpoisoned") = false;
     assert_eq!(bench.call("GET", "/v1/me").send().await.status, 200, "a failed read is not remembered");
+}
+
+#[tokio::test]
+async fn keys_that_nobody_knows_do_not_pile_up_while_postgres_does_not_answer() {
+    let bench = Bench::new();
+    let stuck = bench.memory.gate.write().await;
+    let beyond = 50;
+    let unknown = |n| format_secret(Uuid::from_u64_pair(77, n), &[3; 32]);
+    let calls = (0..(READING_MAX + beyond) as u64).map(|n| bench.call("GET", "/v1/me").by(Some(unknown(n))).send());
+    let mut calls: futures_util::stream::FuturesUnordered<_> = calls.collect();
+    for _ in 0..beyond {
+        let reply = calls.next().await.expect("a reply");
+        assert_eq!((reply.status, reply.code().as_str()), (503, "overloaded"));
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+    drop(stuck);
+    // Those that were begun have their answers, and then there is room again.
+    while let Some(reply) = calls.next().await {
+        assert_eq!(reply.status, 401);
+    }
+    assert_eq!(bench.call("GET", "/v1/me").by(Some(unknown(u64::MAX))).send().await.status, 401);
 }

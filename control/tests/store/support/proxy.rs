@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use contract::event::EVENT_PREFIX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -11,9 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 #[repr(u8)]
 pub enum Mode {
     Pass = 0,
-    /// Loses the connection when a COMMIT comes, which Postgres does not get.
+    /// Loses the connection when the statement that commits comes, which Postgres does not get.
     CutBeforeCommit = 1,
-    /// Loses the connection when a COMMIT comes, which Postgres gets.
+    /// Loses the connection when the statement that commits comes, which Postgres gets.
     CutAfterCommit = 2,
     /// As `CutAfterCommit`, then refuses whoever connects.
     CutAfterCommitAndRefuse = 3,
@@ -64,13 +65,18 @@ impl Proxy {
         let (mut from_server, mut to_server) = server.into_split();
         let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
         let mut buffer = vec![0; 1 << 16];
+        let mut inside = false;
         while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
             let mode = self.mode();
             if mode == Mode::Refuse as u8 {
                 break;
             }
-            // A simple query of its own: nothing else of ours has this text.
-            let commits = buffer[..n].windows(7).any(|window| window == b"COMMIT\0");
+            // BEGIN and COMMIT are simple queries, and nothing else of ours has their text. Outside of them the
+            // statement that brings the events commits by itself.
+            let has = |text: &[u8]| buffer[..n].windows(text.len()).any(|window| window == text);
+            inside |= has(b"BEGIN\0");
+            let commits = has(b"COMMIT\0") || (!inside && has(EVENT_PREFIX.as_bytes()));
+            inside &= !has(b"COMMIT\0") && !has(b"ROLLBACK\0");
             if commits && (1..=3).contains(&mode) {
                 let next = if mode == Mode::CutAfterCommitAndRefuse as u8 { Mode::Refuse } else { Mode::Pass };
                 self.set(next);

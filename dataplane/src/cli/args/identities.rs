@@ -1,11 +1,9 @@
 //! The command line of `identities`.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
 use contract::identity::{Kind, Role};
 
-use super::{Consistency, DeleteArgs, GetArgs, Paging, Sending, WaitArgs, WatchHow, duration, words};
+use super::{Consistency, DeleteArgs, GetArgs, Paging, WaitArgs, WatchHow, Writing, words};
 
 /// What to do with identities.
 #[derive(Debug, Subcommand)]
@@ -106,12 +104,9 @@ pub struct CreateIdentityArgs {
     /// The rest.
     #[command(flatten)]
     pub members: IdentityMembers,
-    /// Read it back from the view, waiting until it is visible (up to a time, 5s unless given)
-    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
-    pub wait: Option<Duration>,
-    /// How it is sent.
+    /// How it is sent and shown.
     #[command(flatten)]
-    pub sending: Sending,
+    pub writing: Writing,
 }
 
 /// `identities update`
@@ -128,12 +123,9 @@ pub struct UpdateIdentityArgs {
     /// Only when this is its version
     #[arg(long, value_name = "VERSION")]
     pub if_match: Option<u64>,
-    /// Read it back from the view, waiting until the change is visible (up to a time, 5s unless given)
-    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
-    pub wait: Option<Duration>,
-    /// How it is sent.
+    /// How it is sent and shown.
     #[command(flatten)]
-    pub sending: Sending,
+    pub writing: Writing,
 }
 
 /// An identity's members but its name.

@@ -22,10 +22,15 @@ pub fn list_item(out: &mut String, value: &Json<'_>) {
 fn item(out: &mut String, value: &Json<'_>, depth: usize) {
     indent(out, depth);
     out.push('-');
+    below(out, value, depth, true);
+}
+
+/// Writes what stands behind `-` or `name:`; a mapping begins on the same line where it may.
+fn below(out: &mut String, value: &Json<'_>, depth: usize, same_line: bool) {
     match value {
         Json::Object(members) if !members.is_empty() => {
-            out.push(' ');
-            mapping(out, members, depth + 1, true);
+            out.push(if same_line { ' ' } else { '\n' });
+            mapping(out, members, depth + 1, same_line);
         }
         Json::Array(items) if !items.is_empty() => {
             out.push('\n');
@@ -57,21 +62,7 @@ fn mapping(
         }
         string(out, &name.value);
         out.push(':');
-        match value {
-            Json::Object(members) if !members.is_empty() => {
-                out.push('\n');
-                mapping(out, members, depth + 1, false);
-            }
-            Json::Array(items) if !items.is_empty() => {
-                out.push('\n');
-                sequence(out, items, depth + 1);
-            }
-            other => {
-                out.push(' ');
-                scalar(out, other);
-                out.push('\n');
-            }
-        }
+        below(out, value, depth, false);
     }
 }
 
