@@ -4,8 +4,8 @@
 //! Bound: [`BatcherSettings::queue_requests`] and [`BatcherSettings::queue_bytes`]; full is a refusal.
 //! On shutdown: takes no more, answers what was taken, then [`Batcher::drain`] returns.
 //!
-//! There is no timer: a worker takes what waits and goes; while it commits, the next batch forms and
-//! another worker takes that. Batches run in tasks of their own, which no client's disconnect can
+//! No timer holds back what arrives: a worker takes what waits and goes; while it commits, the next batch forms, and
+//! another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]). Batches run in tasks of their own, which no client's disconnect can
 //! drop: SQL in a dropped future leaves an open transaction behind.
 
 mod metrics;
@@ -28,8 +28,6 @@ use crate::store::Store;
 pub struct BatcherSettings {
     /// Batches that run at the same time, 1 to 64.
     pub workers: usize,
-    /// Least time between the beginnings of two batches of few commands.
-    pub interval: Duration,
     /// Commands from which on a batch begins whatever else is under way.
     pub eager_commands: usize,
     /// Commands after which a batch is closed; one request is never split.
@@ -46,7 +44,6 @@ impl Default for BatcherSettings {
     fn default() -> Self {
         Self {
             workers: 2,
-            interval: Duration::from_millis(2),
             eager_commands: 32,
             batch_commands: 512,
             batch_bytes: 4 << 20,

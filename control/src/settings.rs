@@ -174,11 +174,6 @@ pub struct CommandSettings {
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub batch_workers: usize,
 
-    /// Least time between the beginnings of two batches of few commands, in microseconds
-    #[arg(long, env = "NEXUS_BATCH_INTERVAL_US", default_value_t = BatcherSettings::default().interval.as_micros() as u64,
-          value_parser = RangedU64ValueParser::<u64>::new().range(0..=1_000_000))]
-    pub batch_interval_us: u64,
-
     /// Commands from which on a batch begins at once, beside the one under way
     #[arg(long, env = "NEXUS_BATCH_EAGER_COMMANDS", default_value_t = BatcherSettings::default().eager_commands,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
@@ -245,7 +240,6 @@ impl CommandSettings {
     pub fn batcher(&self) -> BatcherSettings {
         BatcherSettings {
             workers: self.batch_workers,
-            interval: Duration::from_micros(self.batch_interval_us),
             eager_commands: self.batch_eager_commands,
             batch_commands: self.batch_commands,
             batch_bytes: self.batch_bytes,

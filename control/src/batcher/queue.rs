@@ -93,8 +93,8 @@ enum Due {
 }
 
 impl Waiting {
-    /// Few commands wait for the batch under way, and for the least time between two batches: every batch costs each
-    /// hop behind it a round trip, so that two of one command are dearer than one of two. Many never wait.
+    /// Few commands wait for the batch under way: every batch costs each hop behind it a round trip, so that two of one
+    /// command are dearer than one of two. Many never wait.
     fn due(&self, settings: &BatcherSettings) -> Due {
         if self.requests.is_empty() {
             return Due::Later;
@@ -103,8 +103,7 @@ impl Waiting {
             return Due::Now;
         }
         // A batch that takes its time, waiting for another server's lock perhaps, holds nobody up for long.
-        let least = if self.running > 0 { settings.interval.max(PATIENCE) } else { settings.interval };
-        match self.begun.map(|begun| begun + least) {
+        match self.begun.filter(|_| self.running > 0).map(|begun| begun + PATIENCE) {
             Some(at) if at > Instant::now() => Due::At(at),
             _ => Due::Now,
         }
