@@ -16,12 +16,23 @@ mod table;
 mod tools;
 mod usage;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 use options::{Cli, Part, Role};
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peers: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(cli: Cli) -> anyhow::Result<()> {
     // One thread: what is pinned here is inherited by the programs that this thread starts, and by no other.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.role {

@@ -36,7 +36,10 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
     let namespace = stack.namespace("reads").await;
     manifest.servers(&namespace).await;
     let subjects = Subjects::prepare(options, namespace).await?;
-    manifest.set("webdis", json!(tools::version(tools::find("webdis", "webdis"), "--version").await));
+    // Not asked from itself: whatever its arguments, it serves.
+    if let Ok(query) = tools::find("dpkg-query", "dpkg") {
+        manifest.set("webdis", json!(tools::run(&query, ["--show", "webdis"], &[]).await.ok()));
+    }
     let order = [NEXUS, WEBDIS, CONSTANT, REDIS];
     for round in 0..=options.repeats {
         let seconds = if round == 0 { options.warmup } else { options.seconds };

@@ -3,8 +3,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context;
+
+/// A program that says no version in this time serves instead.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of what a program says when it fails.
+const SHOWN_CHARS_MAX: usize = 800;
 
 /// Says something on standard error.
 pub fn say(text: &str) {
@@ -37,8 +43,11 @@ pub async fn run(
 ) -> anyhow::Result<String> {
     let output = output(program, args, env).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "{} failed ({}): {text}{errors}", program.display(), output.status);
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let shown: String = errors.chars().take(SHOWN_CHARS_MAX).collect();
+        anyhow::bail!("{} failed ({}): {}", program.display(), output.status, shown.trim());
+    }
     Ok(text)
 }
 
@@ -60,7 +69,8 @@ pub async fn output(
 
 /// The first line that a program says about its version.
 pub async fn version(program: anyhow::Result<PathBuf>, argument: &str) -> Option<String> {
-    let output = output(&program.ok()?, [argument], &[]).await.ok()?;
+    let program = program.ok()?;
+    let output = tokio::time::timeout(VERSION_TIMEOUT, output(&program, [argument], &[])).await.ok()?.ok()?;
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&text).lines().next().map(|line| line.trim().to_owned())
 }
