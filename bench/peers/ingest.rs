@@ -18,9 +18,9 @@ const PART: &str = "ingest";
 /// Bytes of a document.
 const DOCUMENT_BYTES: usize = 400;
 const NEXUS: &str = "Nexus, one command a request";
-const TRANSACTION: &str = "pgbench, BEGIN, two inserts, COMMIT";
+pub const TRANSACTION: &str = "pgbench, BEGIN, two inserts, COMMIT";
 const STATEMENT: &str = "pgbench, both inserts in one statement";
-const RATE: &str = "rate";
+pub const RATE: &str = "rate";
 
 /// Measures, and adds to the table.
 ///
@@ -43,7 +43,13 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
             subjects.one(subject, seconds, round, table).await?;
         }
     }
-    table.ratio(PART, "Nexus / pgbench (two inserts in a transaction)", (NEXUS, RATE), (TRANSACTION, RATE), Target::Least(2.0));
+    table.ratio(
+        PART,
+        "Nexus / pgbench (two inserts in a transaction)",
+        (NEXUS, RATE),
+        (TRANSACTION, RATE),
+        Target::Least(2.0),
+    );
     table.ratio(PART, "Nexus / pgbench (both in one statement)", (NEXUS, RATE), (STATEMENT, RATE), Target::None);
     Ok(())
 }
@@ -58,7 +64,10 @@ struct Subjects<'a> {
 
 impl<'a> Subjects<'a> {
     async fn prepare(options: &'a Options, ours: Namespace, theirs: Namespace, planes: Planes) -> anyhow::Result<Self> {
-        nexus::database(&theirs).await?.execute(AssertSqlSafe(format!("SET ROLE nexus; {}", include_str!("tools/tables.sql")))).await?;
+        nexus::database(&theirs)
+            .await?
+            .execute(AssertSqlSafe(format!("SET ROLE nexus; {}", include_str!("tools/tables.sql"))))
+            .await?;
         let folder = ours.servers().dir().to_owned();
         let note = "x".repeat(nexus::note(DOCUMENT_BYTES));
         let document = "d".repeat(DOCUMENT_BYTES);
@@ -75,7 +84,13 @@ impl<'a> Subjects<'a> {
         Ok(Self { options, ours, theirs, planes, scripts: scripts.map(|(path, _)| path) })
     }
 
-    async fn one(&mut self, subject: &'static str, seconds: u64, round: usize, table: &mut Table) -> anyhow::Result<()> {
+    async fn one(
+        &mut self,
+        subject: &'static str,
+        seconds: u64,
+        round: usize,
+        table: &mut Table,
+    ) -> anyhow::Result<()> {
         nexus::checkpoint(&self.ours).await?;
         let (rate, detail, usage) = match subject {
             NEXUS => self.nexus(seconds).await?,

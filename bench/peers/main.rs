@@ -5,14 +5,21 @@
 //! for, each in the order A B A B …, and writes `table.md`, `figures.json` and `manifest.json` into a folder.
 
 mod constant;
+mod debezium;
+mod floor;
 mod ingest;
+mod latency;
 mod machine;
 mod manifest;
+mod naive;
 mod nexus;
 mod open_reads;
 mod options;
 mod reads;
+mod replay;
+mod systems;
 mod table;
+mod tape;
 mod tools;
 mod usage;
 
@@ -38,8 +45,16 @@ fn act(cli: Cli) -> anyhow::Result<()> {
     match cli.role {
         Some(Role::Constant(options)) => runtime.block_on(constant::serve(options)),
         Some(Role::OpenReads(options)) => open_reads::run(&options),
+        Some(Role::Commands(options)) => services()?.block_on(naive::commands::serve(options)),
+        Some(Role::Apply(options)) => runtime.block_on(naive::apply::run(options)),
+        Some(Role::View(options)) => services()?.block_on(naive::view::serve(options)),
         None => runtime.block_on(compare(cli.options)),
     }
+}
+
+/// The peers' servers may use every core, as Nexus' do.
+fn services() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// Runs the parts, and writes what is known after each, so that a failure late in the run loses nothing.
@@ -54,6 +69,10 @@ async fn compare(options: options::Options) -> anyhow::Result<()> {
         let done = match part {
             Part::Ingest => ingest::measure(&options, &mut table, &mut manifest).await,
             Part::Reads => reads::measure(&options, &mut table, &mut manifest).await,
+            Part::Replay => replay::measure(&options, &mut table, &mut manifest).await,
+            Part::Latency => latency::latency(&options, &mut table, &mut manifest).await,
+            Part::Pipelines => latency::pipelines(&options, &mut table, &mut manifest).await,
+            Part::Sustained => latency::sustained(&options, &mut table, &mut manifest).await,
         };
         if let Err(error) = done {
             tools::say(&format!("  failed: {error:#}"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bench::Client;
-use infrastructure::{BrokerProfile, Namespace, Options as ServerOptions, Planes, TestStack, wait};
+use infrastructure::{BrokerProfile, Namespace, Options as ServerOptions, Planes, TestStack};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::options::Options;
@@ -59,9 +59,8 @@ pub async fn fill(planes: &Planes, count: u32, bytes: usize) -> anyhow::Result<V
         let mut ids = Vec::new();
         while next < end {
             let last = (next + BATCH).min(end);
-            let commands: Vec<String> = (next..last)
-                .map(|i| format!(r#"{{"op":"create","signal":{}}}"#, create_body(i, bytes)))
-                .collect();
+            let commands: Vec<String> =
+                (next..last).map(|i| format!(r#"{{"op":"create","signal":{}}}"#, create_body(i, bytes))).collect();
             let body = format!(r#"{{"commands":[{}]}}"#, commands.join(","));
             let json = "content-type: application/json\r\n";
             let answer = client.send("POST", "/v1/signals:batch", json, &body).await?;
@@ -135,15 +134,5 @@ pub async fn relayed(namespace: &Namespace) -> anyhow::Result<()> {
 /// Postgres is away.
 pub async fn checkpoint(namespace: &Namespace) -> anyhow::Result<()> {
     sqlx::query("CHECKPOINT").execute(&mut database(namespace).await?).await?;
-    Ok(())
-}
-
-/// Waits until a plane that was started is ready.
-///
-/// # Errors
-/// It is not in five minutes.
-pub async fn ready(plane: &infrastructure::Plane) -> anyhow::Result<()> {
-    wait::until("a plane to be ready", CATCH_UP, || async { (plane.ready_status().await == Some(200)).then_some(()) })
-        .await?;
     Ok(())
 }

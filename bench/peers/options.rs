@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use crate::constant::ConstantOptions;
+use crate::naive::apply::ApplyOptions;
+use crate::naive::commands::CommandsOptions;
+use crate::naive::view::ViewOptions;
 use crate::open_reads::OpenReadsOptions;
 
 /// Compares Nexus with other ways to do the same, on this machine, in turns.
@@ -22,6 +25,12 @@ pub enum Role {
     Constant(ConstantOptions),
     /// Reads at a fixed rate, open model
     OpenReads(OpenReadsOptions),
+    /// The command service of the naive design
+    Commands(CommandsOptions),
+    /// Its consumer
+    Apply(ApplyOptions),
+    /// Its read service
+    View(ViewOptions),
 }
 
 /// The parts of the comparison.
@@ -31,6 +40,14 @@ pub enum Part {
     Ingest,
     /// Reads by id against webdis, a bare server and redis-benchmark
     Reads,
+    /// The projector's replay against a loop of the same script calls
+    Replay,
+    /// Nexus' latency to consistency at several rates, and the floor under it
+    Latency,
+    /// Latency to consistency of Nexus, the naive design and Debezium with Benthos
+    Pipelines,
+    /// The highest rate of each that holds
+    Sustained,
 }
 
 impl Part {
@@ -39,6 +56,10 @@ impl Part {
         match self {
             Part::Ingest => "ingest",
             Part::Reads => "reads",
+            Part::Replay => "replay",
+            Part::Latency => "latency",
+            Part::Pipelines => "pipelines",
+            Part::Sustained => "sustained",
         }
     }
 }
@@ -47,7 +68,13 @@ impl Part {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Parts, in this order
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "ingest,reads", value_name = "PARTS")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "ingest,reads,replay,latency,pipelines,sustained",
+        value_name = "PARTS"
+    )]
     pub only: Vec<Part>,
     /// Rounds; each measures every subject once
     #[arg(long, default_value_t = 5, value_name = "N")]
@@ -76,6 +103,24 @@ pub struct Options {
     /// The core of Redis in the reads part (in all other parts nothing is pinned)
     #[arg(long, default_value_t = 1, value_name = "CORE")]
     pub redis_core: usize,
+    /// Events that the projector replays
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub events: u32,
+    /// Commands per second of the latency part
+    #[arg(long, value_delimiter = ',', default_value = "500,1000,10000", value_name = "RATES")]
+    pub rates: Vec<f64>,
+    /// Commands per second at which the pipelines are compared
+    #[arg(long, default_value_t = 1_000.0, value_name = "RATE")]
+    pub compare_rate: f64,
+    /// Seconds of load on each system before the first run that counts: JVMs compile what is hot
+    #[arg(long, default_value_t = 30, value_name = "S")]
+    pub pipeline_warmup: u64,
+    /// Sweeps of each system in the sustained part
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub sweeps: usize,
+    /// Threads of Benthos: one for each partition, or 1
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub benthos_threads: usize,
     /// A further setting for both planes, NAME=VALUE; several
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<String>,

@@ -61,7 +61,14 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
             let figure = |name: &str| detail[name].as_f64().unwrap_or(f64::NAN);
             let (p50, p99, own) = (figure("p50_ms"), figure("p99_ms"), figure("own_delay_p99_ms"));
             let sample = Sample { part: PART, subject: subject.to_owned(), round, detail, usage };
-            table.add(sample, &[("p50 at half rate", "ms", p50), ("p99 at half rate", "ms", p99), ("generator's own delay, p99", "ms", own)]);
+            table.add(
+                sample,
+                &[
+                    ("p50 at half rate", "ms", p50),
+                    ("p99 at half rate", "ms", p99),
+                    ("generator's own delay, p99", "ms", own),
+                ],
+            );
         }
     }
     table.ratio(PART, "Nexus / webdis", (NEXUS, RATE), (WEBDIS, RATE), Target::Least(1.8));
@@ -111,7 +118,8 @@ impl<'a> Subjects<'a> {
         let (webdis_port, constant_port) = (ports::pick()?, ports::pick()?);
         let webdis = machine::on_core(options.server_core, || start_webdis(&namespace, webdis_port))?;
         let constant = machine::on_core(options.server_core, || {
-            let args = ["constant".to_owned(), format!("--listen=127.0.0.1:{constant_port}"), format!("--bytes={document}")];
+            let args =
+                ["constant".to_owned(), format!("--listen=127.0.0.1:{constant_port}"), format!("--bytes={document}")];
             Ok(servers.start_program("constant", &std::env::current_exe()?, args, &[])?)
         })?;
         for (program, port) in [(&webdis, webdis_port), (&constant, constant_port)] {
@@ -119,9 +127,7 @@ impl<'a> Subjects<'a> {
         }
         // Nothing writes while reads are measured; the relay's watermarks would, a little.
         planes.control.stop().await;
-        Ok(Self {
-            options, namespace, planes, webdis, webdis_port, constant, constant_port, ids: file, script,
-        })
+        Ok(Self { options, namespace, planes, webdis, webdis_port, constant, constant_port, ids: file, script })
     }
 
     fn door(&self, subject: &str) -> Door {
@@ -132,9 +138,7 @@ impl<'a> Subjects<'a> {
                 after: "",
                 authorization: format!("Bearer {}", self.planes.api_key()),
             },
-            WEBDIS => {
-                Door { port: self.webdis_port, before: "/GET/", after: ".txt", authorization: BASIC.to_owned() }
-            }
+            WEBDIS => Door { port: self.webdis_port, before: "/GET/", after: ".txt", authorization: BASIC.to_owned() },
             _ => Door { port: self.constant_port, before: "/v1/signals/", after: "", authorization: BASIC.to_owned() },
         }
     }
@@ -173,7 +177,10 @@ impl<'a> Subjects<'a> {
         let (output, usage) = usage::during(tools::run(&tools::find("taskset", "util-linux")?, args, &[])).await;
         let wrk = Wrk::parse(&output?)?;
         anyhow::ensure!(wrk.failed == 0 && wrk.refused == 0, "{subject}: {wrk:?}");
-        anyhow::ensure!(wrk.bytes_per_answer >= DOCUMENT_BYTES as u64 * 95 / 100, "{subject} answers too little: {wrk:?}");
+        anyhow::ensure!(
+            wrk.bytes_per_answer >= DOCUMENT_BYTES as u64 * 95 / 100,
+            "{subject} answers too little: {wrk:?}"
+        );
         Ok((wrk.rate(), json!({ "wrk": wrk, "generator_cores": usage.of("wrk") }), usage))
     }
 
@@ -182,13 +189,19 @@ impl<'a> Subjects<'a> {
         // It takes a number of requests, not a time.
         let requests = 80_000 * seconds;
         let port = self.namespace.servers().redis.port();
-        args.extend(["-p", &port.to_string(), "-c", &self.options.connections.to_string(), "-n", &requests.to_string()].map(str::to_owned));
-        args.extend(["-r", &self.options.signals.to_string(), "-q", "--csv", "GET", "key:__rand_int__"].map(str::to_owned));
+        args.extend(
+            ["-p", &port.to_string(), "-c", &self.options.connections.to_string(), "-n", &requests.to_string()]
+                .map(str::to_owned),
+        );
+        args.extend(
+            ["-r", &self.options.signals.to_string(), "-q", "--csv", "GET", "key:__rand_int__"].map(str::to_owned),
+        );
         let (output, usage) = usage::during(tools::run(&tools::find("taskset", "util-linux")?, args, &[])).await;
         let output = output?;
-        let rate = output.lines().filter_map(|line| line.rsplit_once("key:__rand_int__\",\"")).find_map(|(_, rest)| {
-            rest.split('"').next()?.parse::<f64>().ok()
-        });
+        let rate = output
+            .lines()
+            .filter_map(|line| line.rsplit_once("key:__rand_int__\",\""))
+            .find_map(|(_, rest)| rest.split('"').next()?.parse::<f64>().ok());
         let rate = rate.ok_or_else(|| anyhow::anyhow!("redis-benchmark printed no rate: {output}"))?;
         Ok((rate, json!({ "csv": output, "generator_cores": usage.of("redis-benchmark") }), usage))
     }
@@ -196,7 +209,15 @@ impl<'a> Subjects<'a> {
     async fn open(&self, subject: &str, rate: f64, seconds: u64) -> anyhow::Result<(Value, usage::Usage)> {
         self.pin(subject)?;
         let door = self.door(subject);
-        let mut args = self.on_generator_core(&std::env::current_exe()?);
+        let own = std::env::current_exe()?;
+        let mut args = self.on_generator_core(&own);
+        // Ahead of Redis on the same core, where the kernel lets us: a generator that waits for its turn measures that.
+        if let Ok(chrt) = tools::find("chrt", "util-linux")
+            && tools::run(&chrt, ["-f", "1", "true"], &[]).await.is_ok()
+        {
+            args = self.on_generator_core(&chrt);
+            args.extend(["-f".to_owned(), "1".to_owned(), own.display().to_string()]);
+        }
         args.extend([
             "open-reads".to_owned(),
             format!("--server=127.0.0.1:{}", door.port),

@@ -96,9 +96,10 @@ impl Table {
     pub fn add(&mut self, sample: Sample, figures: &[(&str, &'static str, f64)]) {
         for (what, unit, value) in figures {
             let subject = &sample.subject;
-            let known = self.figures.iter_mut().find(|figure| {
-                figure.part == sample.part && figure.subject == *subject && figure.what == *what
-            });
+            let known = self
+                .figures
+                .iter_mut()
+                .find(|figure| figure.part == sample.part && figure.subject == *subject && figure.what == *what);
             match known {
                 Some(figure) => figure.values.push(*value),
                 None => self.figures.push(Figure {
@@ -110,7 +111,8 @@ impl Table {
                 }),
             }
         }
-        let shown: Vec<_> = figures.iter().map(|(what, unit, value)| format!("{what} {} {unit}", number(*value))).collect();
+        let shown: Vec<_> =
+            figures.iter().map(|(what, unit, value)| format!("{what} {} {unit}", number(*value))).collect();
         crate::tools::say(&format!(
             "  {} {}: {} [{}]",
             sample.round,

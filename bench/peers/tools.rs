@@ -29,7 +29,8 @@ pub fn find(name: &str, package: &str) -> anyhow::Result<PathBuf> {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     places.extend(installed.map(|entry| entry.path().join("bin")));
     let found = places.into_iter().map(|place| place.join(name)).find(|program| program.is_file());
-    found.with_context(|| format!("{name} is missing: install Debian's package {package}, without starting its service"))
+    found
+        .with_context(|| format!("{name} is missing: install Debian's package {package}, without starting its service"))
 }
 
 /// Runs a program to its end. Returns what it printed on standard output.

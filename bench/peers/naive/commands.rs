@@ -21,9 +21,9 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
+use super::TYPE;
 use super::http::{self, Answer, problem};
 use super::store::{self, Event};
-use super::TYPE;
 
 /// Where the service is and what it uses.
 #[derive(Debug, Clone, clap::Args)]
@@ -220,9 +220,7 @@ impl Service {
 }
 
 fn command_of(method: &Method, id: Option<Uuid>, body: &[u8]) -> Result<SignalCommand, Problem> {
-    let parse = || {
-        Json::parse(body).map_err(|error| Problem::new(&contract::problem::BAD_JSON, error.to_string()))
-    };
+    let parse = || Json::parse(body).map_err(|error| Problem::new(&contract::problem::BAD_JSON, error.to_string()));
     Ok(match (method, id) {
         (&Method::DELETE, Some(id)) => SignalCommand::Delete(id, Precondition::default()),
         (_, Some(id)) => {

@@ -35,7 +35,8 @@ where
         stream.set_nodelay(true)?;
         let (handle, expected) = (handle.clone(), expected.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let known = request.headers().get(AUTHORIZATION).is_some_and(|value| value.as_bytes() == expected.as_bytes());
+            let known =
+                request.headers().get(AUTHORIZATION).is_some_and(|value| value.as_bytes() == expected.as_bytes());
             let answer = known.then(|| handle(request));
             async move {
                 let answer = match answer {

@@ -81,13 +81,15 @@ pub async fn store(connection: &mut PgConnection, id: Uuid, decision: &Decision)
 /// # Errors
 /// Postgres.
 pub async fn outbox(connection: &mut PgConnection, row: Uuid, event: &Event) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES ($1, 'signals', $2, $3, $4)")
-        .bind(row)
-        .bind(event.id.to_string())
-        .bind(event.kind)
-        .bind(String::from_utf8_lossy(&event.document))
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES ($1, 'signals', $2, $3, $4)",
+    )
+    .bind(row)
+    .bind(event.id.to_string())
+    .bind(event.kind)
+    .bind(String::from_utf8_lossy(&event.document))
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

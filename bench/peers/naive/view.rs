@@ -135,9 +135,9 @@ impl View {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(format!("{}d:*", self.prefix)).arg("COUNT").arg(limit);
         let (next, keys): (String, Vec<String>) = scan.query_async(&mut connection).await?;
-        let documents: Vec<Option<Vec<u8>>> =
-            if keys.is_empty() { Vec::new() } else { connection.mget(&keys).await? };
-        let documents: Vec<Vec<u8>> = documents.into_iter().flatten().filter(|document| !is_tombstone(document)).collect();
+        let documents: Vec<Option<Vec<u8>>> = if keys.is_empty() { Vec::new() } else { connection.mget(&keys).await? };
+        let documents: Vec<Vec<u8>> =
+            documents.into_iter().flatten().filter(|document| !is_tombstone(document)).collect();
         Ok(http::page(&documents, (next != "0").then_some(next.as_str())))
     }
 
