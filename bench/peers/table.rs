@@ -77,8 +77,8 @@ impl Target {
     fn text(self) -> String {
         match self {
             Target::None => String::new(),
-            Target::Least(bound) => format!(">= {bound}"),
-            Target::Most(bound) => format!("<= {bound}"),
+            Target::Least(bound) => format!(">= {}", number(bound)),
+            Target::Most(bound) => format!("<= {}", number(bound)),
         }
     }
 
@@ -220,9 +220,10 @@ fn list(values: &[f64]) -> String {
     values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(" ")
 }
 
-/// Three significant digits or whole numbers: `0.812`, `12.3`, `18042`.
+/// Three significant digits or whole numbers: `0`, `0.812`, `12.3`, `18042`.
 fn number(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".to_owned(),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
