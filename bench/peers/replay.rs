@@ -92,11 +92,11 @@ async fn keys(namespace: &Namespace) -> anyhow::Result<u64> {
     Ok(redis::cmd("DBSIZE").query_async(&mut connection(namespace).await?).await?)
 }
 
-/// Starts a projector on an empty Redis. Returns how fast it applied the events, from when the first were to when all
+/// Starts a data plane on an empty Redis; its view server, which tells the projector's count, has nothing to do. Returns how fast it applied the events, from when the first were to when all
 /// were: its start is not counted.
 async fn fill(namespace: &Namespace, options: &Options, redis: Option<&str>) -> anyhow::Result<Filled> {
     empty(namespace).await?;
-    let mut builder = Plane::dataplane(namespace).name("projector").command("project").envs(&options.plane_settings());
+    let mut builder = Plane::dataplane(namespace).name("projector").envs(&options.plane_settings());
     if let Some(url) = redis {
         builder = builder.env("NEXUS_REDIS_URL", url);
     }
