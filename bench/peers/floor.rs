@@ -87,6 +87,7 @@ impl Floor {
         Ok(Parts { commit, produce, fetch, script })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "one record at a time: there is no order to lose")]
     async fn once(&mut self) -> anyhow::Result<[Duration; 4]> {
         let begin = Instant::now();
         sqlx::query(

@@ -78,7 +78,7 @@ impl System {
             format!("--prefix={prefix}"),
         ];
         programs.push(namespace.servers().start_program("naive-apply", &std::env::current_exe()?, args, &[])?);
-        Ok(System { name: NAIVE, control, view, api_key: PEER_KEY.to_owned(), programs: programs, planes: None })
+        Ok(System { name: NAIVE, control, view, api_key: PEER_KEY.to_owned(), programs, planes: None })
     }
 
     /// The outbox that Debezium and Benthos carry to Redis.
@@ -90,7 +90,7 @@ impl System {
         let mut programs = Vec::new();
         let (control, view) = services(namespace, debezium::TOPIC, prefix, true, &mut programs).await?;
         programs.extend(debezium::start(namespace, prefix, options).await?);
-        Ok(System { name: DEBEZIUM, control, view, api_key: PEER_KEY.to_owned(), programs: programs, planes: None })
+        Ok(System { name: DEBEZIUM, control, view, api_key: PEER_KEY.to_owned(), programs, planes: None })
     }
 
     /// Memory that its own processes have resident, in MiB; the servers that all share are not counted.

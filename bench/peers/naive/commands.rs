@@ -208,6 +208,7 @@ impl Service {
         Ok((state, event))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what most teams would write")]
     async fn publish(&self, producer: &FutureProducer, event: &Event) -> Result<(), Refusal> {
         let id = event.id.to_string();
         let headers = OwnedHeaders::new().insert(Header { key: TYPE, value: Some(event.kind) });
