@@ -15,7 +15,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 WITH_ENV = [ -f "$(NEXUS_HOME)/env" ] || { echo "no stack in $(NEXUS_HOME): make up" >&2; exit 1; }; \
 	. "$(abspath $(NEXUS_HOME))/env"
 
-.PHONY: help up down status logs demo test check bench setup build tools run-control run-dataplane cli import-debian \
+.PHONY: help up down status logs demo test check bench peers setup build tools run-control run-dataplane cli import-debian \
 	clean-data
 
 help: ## This list
@@ -47,6 +47,9 @@ check: ## Format, lints, licences, docs
 bench: up ## The stages by themselves, then 1,000 commands/s for a minute against the running stack
 	@cargo bench -p bench
 	@$(WITH_ENV); $(BIN)/loadgen run --rate 1000 --duration 60s --out $(TARGET)/bench
+
+peers: build ## The comparison with other systems, with servers of its own: make peers ARGS="--only ingest,reads --repeats 3"
+	@cargo run --release -p bench --features peers --bin peers -- $(ARGS)
 
 setup: build ## Install what the machine lacks, build, fetch the broker; start nothing
 	@$(BIN)/nexus prepare

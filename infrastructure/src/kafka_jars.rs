@@ -24,7 +24,12 @@ impl Jars {
     /// # Errors
     /// Maven is missing or can't reach its repository.
     pub async fn resolve() -> Result<Jars> {
-        let directory = cache()?.join(format!("broker-{:016x}", hash(POM.as_bytes())));
+        Jars::named("broker", POM).await
+    }
+
+    /// The jars that a POM names, below a folder of this name.
+    async fn named(name: &str, pom: &str) -> Result<Jars> {
+        let directory = cache()?.join(format!("{name}-{:016x}", hash(pom.as_bytes())));
         let jars = Jars { directory: directory.clone() };
         if directory.join("jars").is_dir() {
             return Ok(jars);
@@ -36,15 +41,15 @@ impl Jars {
             .expect("taking a lock does not panic")
             .context(|| "can't lock the cache of jars".to_owned())?;
         if !directory.join("jars").is_dir() {
-            jars.fetch().await?;
+            jars.fetch(pom).await?;
         }
         drop(lock);
         Ok(jars)
     }
 
-    async fn fetch(&self) -> Result<()> {
+    async fn fetch(&self, text: &str) -> Result<()> {
         let pom = self.directory.join("pom.xml");
-        std::fs::write(&pom, POM).context(|| format!("can't write {}", pom.display()))?;
+        std::fs::write(&pom, text).context(|| format!("can't write {}", pom.display()))?;
         let fetching = self.directory.join("fetching");
         let mut output = OsString::from("-DoutputDirectory=");
         output.push(&fetching);
@@ -96,13 +101,25 @@ impl Jars {
 }
 
 /// `$XDG_CACHE_HOME/nexus`, or `~/.cache/nexus`.
-fn cache() -> Result<PathBuf> {
+///
+/// # Errors
+/// Neither `HOME` nor `XDG_CACHE_HOME` is set.
+pub fn cache() -> Result<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
     named.or_else(home).map(|cache| cache.join("nexus")).ok_or_else(|| LaunchError::Missing {
         what: "a place for the broker's jars".to_owned(),
         hint: "set HOME or XDG_CACHE_HOME".to_owned(),
     })
+}
+
+/// The class path of the jars that a POM names with all that they need, fetched by Maven unless they are in the cache,
+/// below a folder of this name. For benches that run other programs of the same world.
+///
+/// # Errors
+/// Maven is missing or can't reach its repository.
+pub async fn fetch_jars(name: &str, pom: &str) -> Result<OsString> {
+    Ok(Jars::named(name, pom).await?.class_path())
 }
 
 /// FNV-1a: the same on every machine and for ever, which the standard library's hashers don't promise.

@@ -65,6 +65,7 @@ pub mod ports;
 mod postgres;
 pub mod probe;
 mod process;
+mod program;
 mod redis;
 mod secret;
 mod server;
@@ -75,8 +76,10 @@ pub mod wait;
 
 pub use broker::BrokerProfile;
 pub use error::{LaunchError, Result};
+pub use kafka_jars::{cache, fetch_jars};
 pub use planes::{CONTROL, DATAPLANE, Plane, PlaneBuilder, Planes, create_admin, executable, migrate};
 pub use process::{Process, Signal};
+pub use program::Program;
 pub use server::Server;
 pub use servers::{Options, Servers};
 pub use stack::{Namespace, TestStack};

@@ -35,7 +35,15 @@ impl TestStack {
     /// # Errors
     /// As [`Servers::start`].
     pub async fn start() -> Result<TestStack> {
-        Ok(TestStack { servers: Arc::new(Servers::start(Options::default()).await?) })
+        TestStack::start_with(Options::default()).await
+    }
+
+    /// As [`start`](Self::start), with options: benches take [`BrokerProfile::Benchmark`](crate::BrokerProfile).
+    ///
+    /// # Errors
+    /// As [`Servers::start`].
+    pub async fn start_with(options: Options) -> Result<TestStack> {
+        Ok(TestStack { servers: Arc::new(Servers::start(options).await?) })
     }
 
     /// The servers.

@@ -1,0 +1,232 @@
+//! What was measured: figures with every single value, and ratios whose median is that of the rounds' ratios.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::usage::Usage;
+
+/// One measurement of one subject in one round.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sample {
+    /// Which part.
+    pub part: &'static str,
+    /// Which subject.
+    pub subject: String,
+    /// Which round, from 1.
+    pub round: usize,
+    /// Whatever the tools said.
+    pub detail: Value,
+    /// How busy the machine was, process by process.
+    pub usage: Usage,
+}
+
+/// One figure of one subject.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// Which part.
+    pub part: &'static str,
+    /// Which subject.
+    pub subject: String,
+    /// What it is.
+    pub what: String,
+    /// Its unit.
+    pub unit: &'static str,
+    /// One value a round.
+    pub values: Vec<f64>,
+}
+
+/// A ratio of two subjects, round by round.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ratio {
+    /// Which part.
+    pub part: &'static str,
+    /// What over what.
+    pub what: String,
+    /// What should be reached, as in words like `>= 2`.
+    pub target: String,
+    /// One value a round.
+    pub values: Vec<f64>,
+    /// Whether the median reaches the target; none without a target.
+    pub reached: Option<bool>,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Table {
+    figures: Vec<Figure>,
+    ratios: Vec<Ratio>,
+    samples: Vec<Sample>,
+    notes: Vec<String>,
+}
+
+/// A bound on a median.
+#[derive(Debug, Clone, Copy)]
+pub enum Target {
+    /// For orientation.
+    None,
+    /// This or more.
+    Least(f64),
+    /// This or less.
+    Most(f64),
+}
+
+impl Target {
+    fn text(self) -> String {
+        match self {
+            Target::None => String::new(),
+            Target::Least(bound) => format!(">= {}", number(bound)),
+            Target::Most(bound) => format!("<= {}", number(bound)),
+        }
+    }
+
+    fn reached(self, value: f64) -> Option<bool> {
+        match self {
+            Target::None => None,
+            Target::Least(bound) => Some(value >= bound),
+            Target::Most(bound) => Some(value <= bound),
+        }
+    }
+}
+
+impl Table {
+    /// Adds a measurement, and the figures that were read out of it.
+    pub fn add(&mut self, sample: Sample, figures: &[(&str, &'static str, f64)]) {
+        for (what, unit, value) in figures {
+            let subject = &sample.subject;
+            let known = self
+                .figures
+                .iter_mut()
+                .find(|figure| figure.part == sample.part && figure.subject == *subject && figure.what == *what);
+            match known {
+                Some(figure) => figure.values.push(*value),
+                None => self.figures.push(Figure {
+                    part: sample.part,
+                    subject: subject.clone(),
+                    what: (*what).to_owned(),
+                    unit,
+                    values: vec![*value],
+                }),
+            }
+        }
+        let shown: Vec<_> =
+            figures.iter().map(|(what, unit, value)| format!("{what} {} {unit}", number(*value))).collect();
+        crate::tools::say(&format!(
+            "  {} {}: {} [{}]",
+            sample.round,
+            sample.subject,
+            shown.join(", "),
+            sample.usage.brief()
+        ));
+        self.samples.push(sample);
+    }
+
+    /// The values of a figure, one a round; empty when it was not measured.
+    pub fn values(&self, part: &str, subject: &str, what: &str) -> Vec<f64> {
+        let figure = self.figures.iter().find(|f| f.part == part && f.subject == subject && f.what == what);
+        figure.map(|figure| figure.values.clone()).unwrap_or_default()
+    }
+
+    /// Sets one subject's figure over another's, round by round; nothing when either is missing.
+    pub fn ratio(&mut self, part: &'static str, what: &str, over: (&str, &str), under: (&str, &str), target: Target) {
+        let (a, b) = (self.values(part, over.0, over.1), self.values(part, under.0, under.1));
+        let values = a.iter().zip(&b).filter(|(_, b)| **b > 0.0).map(|(a, b)| a / b).collect();
+        self.judge(part, what, values, target);
+    }
+
+    /// Sets a figure against a bound.
+    pub fn bound(&mut self, part: &'static str, subject: &str, what: &str, target: Target) {
+        let values = self.values(part, subject, what);
+        self.judge(part, &format!("{subject}: {what}"), values, target);
+    }
+
+    /// Adds values that are set against a bound.
+    pub fn judge(&mut self, part: &'static str, what: &str, values: Vec<f64>, target: Target) {
+        if let Some(median) = median(&values) {
+            let reached = target.reached(median);
+            self.ratios.push(Ratio { part, what: what.to_owned(), target: target.text(), values, reached });
+        }
+    }
+
+    /// Adds a sentence to the page.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// The page.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from(
+            "| part | comparison | target | median | reached | every round |\n|---|---|---|---:|---|---|\n",
+        );
+        for ratio in &self.ratios {
+            let reached = ratio.reached.map_or("", |yes| if yes { "yes" } else { "no" });
+            let (part, what, target, middle, all) =
+                (ratio.part, &ratio.what, &ratio.target, shown_median(&ratio.values), list(&ratio.values));
+            let _ = writeln!(text, "| {part} | {what} | {target} | {middle} | {reached} | {all} |");
+        }
+        text.push_str("\n| part | subject | figure | median | unit | every round |\n|---|---|---|---:|---|---|\n");
+        for figure in &self.figures {
+            let Figure { part, subject, what, unit, values } = figure;
+            let (middle, all) = (shown_median(values), list(values));
+            let _ = writeln!(text, "| {part} | {subject} | {what} | {middle} | {unit} | {all} |");
+        }
+        for note in &self.notes {
+            let _ = write!(text, "\n- {note}");
+        }
+        text.push('\n');
+        text
+    }
+
+    /// Writes `table.md` and `figures.json`.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::write(folder.join("table.md"), self.markdown())?;
+        let with_medians = |values: &[f64]| json!({ "median": median(values), "values": values });
+        let mut value = serde_json::to_value(self)?;
+        for (name, list) in [
+            ("figures", self.figures.iter().map(|f| with_medians(&f.values)).collect::<Vec<_>>()),
+            ("ratios", self.ratios.iter().map(|r| with_medians(&r.values)).collect()),
+        ] {
+            for (i, medians) in list.into_iter().enumerate() {
+                value[name][i]["median"] = medians["median"].clone();
+            }
+        }
+        std::fs::write(folder.join("figures.json"), serde_json::to_vec_pretty(&value)?)?;
+        Ok(())
+    }
+}
+
+/// The middle value, or the mean of the two in the middle.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(sorted[middle]),
+        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+fn shown_median(values: &[f64]) -> String {
+    median(values).map_or_else(String::new, number)
+}
+
+fn list(values: &[f64]) -> String {
+    values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(" ")
+}
+
+/// Three significant digits or whole numbers: `0`, `0.812`, `12.3`, `18042`.
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
