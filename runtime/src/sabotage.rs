@@ -134,8 +134,8 @@ mod off {
     /// The events that leave in the place of `event`: itself. `None` is a pause, in which none leaves.
     #[inline(always)]
     #[must_use]
-    pub const fn outgoing(event: Option<Bytes>) -> Option<Bytes> {
-        event
+    pub fn outgoing(event: Option<Bytes>) -> impl Iterator<Item = Bytes> {
+        event.into_iter()
     }
 
     /// What is armed, in words; `None` in a build that can't be sabotaged.
