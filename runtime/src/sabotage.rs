@@ -133,7 +133,6 @@ mod off {
 
     /// The events that leave in the place of `event`: itself. `None` is a pause, in which none leaves.
     #[inline(always)]
-    #[must_use]
     pub fn outgoing(event: Option<Bytes>) -> impl Iterator<Item = Bytes> {
         event.into_iter()
     }
