@@ -37,6 +37,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(settings) => {
             let threads = settings.worker_threads;
+            runtime::scheduling::never_preempt();
             within(threads, serve(*settings))
         }
         Command::Migrate(settings) => within(Some(1), migrate(settings)),

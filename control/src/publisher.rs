@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use contract::partition::Partition;
+use contract::time::Timestamp;
+use prometheus::Histogram;
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -106,7 +108,8 @@ impl Ledger {
     }
 }
 
-struct Deliveries(Arc<Ledger>);
+/// What the client tells, and where it is counted how long acknowledgements take.
+struct Deliveries(Arc<Ledger>, Histogram);
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
@@ -134,6 +137,9 @@ impl ProducerContext for Deliveries {
             Ok(record) if record.offset() >= 0 => {
                 // Acknowledgements of a partition come in its order.
                 ledger.offsets[carried >> 40].store(record.offset(), Ordering::Relaxed);
+                if let Some(handed_ms) = record.timestamp().to_millis() {
+                    self.1.observe(Timestamp::now().millis().saturating_sub(handed_ms).max(0) as f64 / 1e3);
+                }
             }
             Ok(_) => ledger.fail(PublishError::NoOffset),
             Err((error, _)) => ledger.fail(PublishError::NotDelivered(error.clone())),
@@ -156,7 +162,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// A producer with the one `transactional.id` of the relay of `topic_prefix`, remembering the offsets of
-    /// `slots` places.
+    /// `slots` places; `acknowledged` takes the seconds from handing a record over to its acknowledgement.
     ///
     /// # Errors
     /// The client refuses its settings.
@@ -165,6 +171,7 @@ impl Publisher {
         topic_prefix: &str,
         slots: usize,
         batch_bytes_max: usize,
+        acknowledged: Histogram,
     ) -> Result<Self, PublishError> {
         let ledger = Arc::new(Ledger {
             in_flight: AtomicU64::new(0),
@@ -196,7 +203,7 @@ impl Publisher {
             .set("message.max.bytes", batch_bytes_max.max(1000).to_string())
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
-        let producer = ThreadedProducer::from_config_and_context(&config, Deliveries(ledger.clone()))
+        let producer = ThreadedProducer::from_config_and_context(&config, Deliveries(ledger.clone(), acknowledged))
             .map_err(|source| PublishError::Transaction { what: "the producer can't be made", source })?;
         // A batch has a head of 61 bytes, and each record in it lengths and deltas of some 30 more.
         let record_bytes_max = batch_bytes_max.saturating_sub(1024);

@@ -126,6 +126,8 @@ impl Store {
             .clone()
             .application_name("nexus-control commands")
             .options([("synchronous_commit", settings.synchronous_commit.as_str())])
+            // Every statement looks at what was committed before it, also behind a lock that it had to wait for.
+            .options([("default_transaction_isolation", "read committed")])
             // A session that we lost at COMMIT before it got there must not hold its locks for long.
             .options([("idle_in_transaction_session_timeout", statement_ms)])
             // A plan is made once per connection, often while tables are small. Every statement of a

@@ -107,16 +107,13 @@ impl Decoder {
     }
 
     fn code(&mut self, topic: Topic, id: Uuid, version: u64, value: &[u8]) -> Result<u8, String> {
-        // simd-json works in place; the document itself must stay as it is.
-        self.text.clear();
-        self.text.extend_from_slice(value);
         let (text_id, text_version, code) = if topic == Topic::Signals {
-            let part: SignalPart<'_> = simd_json::serde::from_slice_with_buffers(&mut self.text, &mut self.buffers)
-                .map_err(|error| format!("the document is no signal: {error}"))?;
+            let part: SignalPart<'_> =
+                self.read(value).map_err(|error| format!("the document is no signal: {error}"))?;
             (part.id, part.version, signal_code(part.priority, part.status))
         } else {
-            let part: PlainPart<'_> = simd_json::serde::from_slice_with_buffers(&mut self.text, &mut self.buffers)
-                .map_err(|error| format!("the document is not what the topic carries: {error}"))?;
+            let part: PlainPart<'_> =
+                self.read(value).map_err(|error| format!("the document is not what the topic carries: {error}"))?;
             (part.id, part.version, CODE_PLAIN)
         };
         if contract::id::parse(text_id) != Some(id) {
@@ -126,6 +123,19 @@ impl Decoder {
             return Err("the document has another version than the record".to_owned());
         }
         Ok(code)
+    }
+
+    /// The members of a document that `T` names.
+    fn read<'v, T: Deserialize<'v>>(&'v mut self, value: &'v [u8]) -> Result<T, serde_json::Error> {
+        // simd-json works in place; the document itself must stay as it is.
+        self.text.clear();
+        self.text.extend_from_slice(value);
+        match simd_json::serde::from_slice_with_buffers(&mut self.text, &mut self.buffers) {
+            Ok(part) => Ok(part),
+            // It makes every number a double, also those of a payload that nobody asked for, and refuses what is none:
+            // 1e309, or an integer of 65 bits. The slower parser reads past them.
+            Err(_) => serde_json::from_slice(value),
+        }
     }
 }
 
@@ -162,6 +172,18 @@ mod tests {
         let effect =
             decoder.decode(Topic::Keys, headers("nexus.key.repaired", 3), Some(ID.as_bytes()), Some(SIGNAL.as_bytes()));
         assert_eq!(effect, Effect::Change { id, version: 3, code: CODE_PLAIN, repair: true });
+    }
+
+    #[test]
+    fn a_payload_may_hold_numbers_of_any_size() {
+        let mut decoder = Decoder::default();
+        for number in ["1e309", "18446744073709551616", "-9223372036854775809", "0.00001e314", "1e-400"] {
+            let value = SIGNAL.replace("\"status\":\"x\"", &format!("\"n\":{number}"));
+            assert!(value.contains(number));
+            let at = headers("nexus.signal.updated", 3);
+            let effect = decoder.decode(Topic::Signals, at, Some(ID.as_bytes()), Some(value.as_bytes()));
+            assert!(matches!(effect, Effect::Change { version: 3, .. }), "{number}: {effect:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use rdkafka::message::BorrowedMessage;
 
 use crate::dead_letters::DeadLetter;
 use crate::decode::{Decoder, RecordHeaders};
+use crate::metrics;
 use crate::projector::{Batch, Bounds, Effect, Judgement, Point};
 
 /// Most dead letters that one batch brings along, each a copy of its record.
@@ -117,6 +118,10 @@ impl<'m> Gather<'m> {
                     return Offered::Hole(hole);
                 }
             }
+        }
+        if let Some(handed_ms) = message.timestamp().to_millis() {
+            let now = i64::try_from(crate::view::now_ms()).unwrap_or(i64::MAX);
+            metrics::TRANSIT_SECONDS.observe(now.saturating_sub(handed_ms).max(0) as f64 / 1e3);
         }
         let effect = self.decoder.decode(self.partition.topic, headers, message.key(), message.payload());
         self.put(Placed { number, effect, message })

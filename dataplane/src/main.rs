@@ -8,6 +8,7 @@ use dataplane::settings::ProjectSettings;
 use dataplane::status::ProjectorStatus;
 use dataplane::{ReadSettings, Readings, serve_reads};
 use runtime::shutdown::Shutdown;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 /// The read side of Nexus: keeps a view of all signals in Redis, and serves it.
@@ -53,10 +54,12 @@ struct ReaderSettings {
     read: ReadSettings,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments: Arguments = runtime::config::parse();
-    match run(arguments.role).await {
+    // Before there are threads, which inherit it.
+    runtime::scheduling::never_preempt();
+    let ended = Runtime::new().context("no runtime").and_then(|runtime| runtime.block_on(run(arguments.role)));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

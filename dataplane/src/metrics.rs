@@ -43,6 +43,15 @@ pub static BATCH_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     register_histogram_with_registry!(options, registry()).expect(UNIQUE)
 });
 
+/// Seconds from the broker's client of the relay to the projector, in whole milliseconds; only where the clocks of both
+/// agree.
+pub static TRANSIT_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    let buckets = vec![0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 4.0];
+    let help = "From handing a record to the relay's client until the projector has it, in whole milliseconds";
+    let options = histogram_opts!("nexus_projector_transit_seconds", help, buckets);
+    register_histogram_with_registry!(options, registry()).expect(UNIQUE)
+});
+
 /// Events in the log that are not applied.
 pub static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "Events in the log that are not applied yet";

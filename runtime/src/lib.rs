@@ -8,6 +8,7 @@ pub mod config;
 mod connection;
 pub mod http;
 pub mod sabotage;
+pub mod scheduling;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

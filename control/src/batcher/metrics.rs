@@ -17,7 +17,8 @@ pub struct CommandMetrics {
     pub commit_seconds: Histogram,
     /// Commands by outcome: `accepted`, `rejected`, `replayed`, `overloaded`, `unavailable`, `unknown`, `internal`.
     pub outcomes: IntCounterVec,
-    /// Transactions run again, by reason: `conflict`, `connection`, `data`, `idempotency`, `commit-lost`.
+    /// Transactions that failed, by reason: `conflict`, `stale`, `connection`, `data`, `commit-lost`, `unmigrated`,
+    /// `fault`, `unknown`. Most are run again.
     pub reruns: IntCounterVec,
 }
 

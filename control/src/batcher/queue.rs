@@ -178,7 +178,12 @@ impl Queue {
                         waiting.running += 1;
                         waiting.begun = Some(Instant::now());
                         self.show(&waiting);
-                        if matches!(waiting.due(&self.settings), Due::Now) || waiting.closed {
+                        let left = match waiting.due(&self.settings) {
+                            Due::Now => true,
+                            Due::At(_) => !waiting.is_armed,
+                            Due::Later => false,
+                        };
+                        if left || waiting.closed {
                             self.arrival.notify_one();
                         }
                         return Some(batch);

@@ -19,6 +19,10 @@ pub struct Metrics {
     pub transactions: IntCounter,
     /// How long the line stood still for a commit: last acknowledgements, position, commit.
     pub commit: Histogram,
+    /// From Postgres' commit to the client's hands, per event.
+    pub taken: Histogram,
+    /// From the client's hands to the broker's acknowledgement, per record; the client stamps whole milliseconds.
+    pub acknowledged: Histogram,
     /// Times that the line was started again after an error.
     pub restarts: IntCounter,
     /// 1 while this process relays.
@@ -29,6 +33,10 @@ pub struct Metrics {
     pub watermark: IntGauge,
     /// WAL that the server has sent and that is not published, in bytes.
     pub lag: IntGauge,
+}
+
+fn stage_buckets() -> Vec<f64> {
+    vec![0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 4.0]
 }
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
@@ -45,6 +53,20 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "nexus_relay_commit_seconds",
             "How long the relay stood still for a broker transaction's commit",
             vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0],
+            registry
+        )
+        .expect(once),
+        taken: register_histogram_with_registry!(
+            "nexus_relay_taken_seconds",
+            "From the commit of an event's transaction until the relay hands the event to the broker's client",
+            stage_buckets(),
+            registry
+        )
+        .expect(once),
+        acknowledged: register_histogram_with_registry!(
+            "nexus_relay_acknowledged_seconds",
+            "From handing a record to the broker's client until the broker's acknowledgement, in whole milliseconds",
+            stage_buckets(),
             registry
         )
         .expect(once),

@@ -291,6 +291,7 @@ impl Line {
         let outgoing = Outgoing { topic, partition: draft.partition.index, slot, key: &self.texts.key, value };
         self.publisher.send(outgoing, Some(headers)).await?;
         metrics().events.inc();
+        metrics().taken.observe(since(committed));
         metrics().bytes.inc_by(value.map_or(0, <[u8]>::len) as u64);
         if draft.is_poison() {
             metrics().poison.inc();
@@ -410,6 +411,12 @@ async fn beat(
             },
         }
     }
+}
+
+/// Seconds since `then`; none where clocks disagree.
+#[allow(clippy::cast_precision_loss)]
+fn since(then: Timestamp) -> f64 {
+    Timestamp::now().0.saturating_sub(then.0).max(0) as f64 / 1e6
 }
 
 fn is_ours(prefix: &str) -> bool {

@@ -13,6 +13,7 @@ use runtime::sabotage::{self, Sabotage};
 use tokio_util::sync::CancellationToken;
 
 use super::database::{Database, Published};
+use super::metrics::metrics;
 use super::readback::Reader;
 use super::stream::{Line, Progress};
 use super::{RelayError, RelaySettings, Reporter, replication_url};
@@ -81,6 +82,7 @@ pub(super) async fn take_over(
         &settings.topics.prefix,
         publisher::slots(&partitions),
         limits.batch_bytes_max,
+        metrics().acknowledged.clone(),
     )?;
     publisher.fence().await?;
 

@@ -21,6 +21,7 @@ pub(super) struct Opening {
     /// Which of the asked identities exist.
     pub(super) identities: HashSet<Uuid>,
     stored: HashMap<Key, Stored>,
+    is_remembered: bool,
 }
 
 /// An identity and its key's spelling.
@@ -50,7 +51,12 @@ LEFT JOIN (
 impl Opening {
     /// Without a look at Postgres.
     pub(super) fn known(stamp: Stamp) -> Self {
-        Self { stamp, identities: HashSet::new(), stored: HashMap::new() }
+        Self { stamp, identities: HashSet::new(), stored: HashMap::new(), is_remembered: true }
+    }
+
+    /// Whether it is only what an earlier transaction found.
+    pub(super) fn is_remembered(&self) -> bool {
+        self.is_remembered
     }
 
     /// The idempotency keys of `requests` and those of `identities` that exist; `None` where there is no epoch yet.
@@ -90,6 +96,7 @@ impl Opening {
             stamp: Stamp { epoch, history, proven, run },
             identities: identities.into_iter().collect(),
             stored: HashMap::new(),
+            is_remembered: false,
         })
     }
 

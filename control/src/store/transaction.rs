@@ -85,6 +85,8 @@ impl Inner {
                     if conflicts < CONFLICTS_MAX && began.elapsed() < self.settings.statement_timeout =>
                 {
                     conflicts += 1;
+                    // Its locks are taken in one order.
+                    mode = Mode::Careful;
                     tokio::time::sleep(Duration::from_millis(1 << conflicts.min(6))).await;
                 }
                 Failure::Away(_) if Instant::now() + AWAY_PAUSE < deadline => {
@@ -118,6 +120,11 @@ impl Inner {
             prepared => prepared?,
         };
         if changes.is_empty() {
+            // Nothing written, nothing proven: a token must not carry an epoch that was only remembered.
+            if mode == Mode::Hopeful && opening.is_remembered() && answers.iter().any(|answer| answer.token.is_some()) {
+                session.keep();
+                return Err(Failure::Stale);
+            }
             if mode == Mode::Careful {
                 self.within(async { session.connection().execute("ROLLBACK").await.map_err(Failure::of) }).await?;
             }
@@ -127,20 +134,20 @@ impl Inner {
         if sabotage::every(Sabotage::AnswerBeforeCommit) {
             return Ok(answers); // what was written goes with the session
         }
-        let batch = random::id();
+        let (batch, backend) = (random::id(), session.backend());
         match mode {
             Mode::Hopeful => {
                 // The rest of the time is for asking: Postgres may be gone for good on this connection alone.
                 let patience = self.settings.outcome_deadline / 2;
                 let sent = Instant::now();
                 let written =
-                    tokio::time::timeout(patience, changes.write(session.connection(), &opening.stamp, batch));
+                    tokio::time::timeout(patience, changes.write(session.connection(), &opening.stamp, backend, batch));
                 let written = written.await.ok();
                 self.committed(session, written, sent, batch, answers).await
             }
             Mode::Careful => {
                 let written = self.within(async {
-                    let written = changes.write(session.connection(), &opening.stamp, batch).await;
+                    let written = changes.write(session.connection(), &opening.stamp, backend, batch).await;
                     written.map_err(Failure::of)
                 });
                 written.await?;

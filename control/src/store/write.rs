@@ -6,6 +6,7 @@ use contract::time::Timestamp;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::session::Backend;
 use super::sql::{PgTime, bigint};
 use super::stamp::{Events, Stamp};
 use crate::request::{Answer, Request};
@@ -63,7 +64,9 @@ impl Kept {
 // Only the order of the events counts, and that is the main query's.
 //
 // The division holds the transaction to what its commands were decided on: where the epoch's row, the server's run, a
-// row's version or an idempotency key is not as it was, it is by zero, and nothing is written.
+// row's version or an idempotency key is not as it was, it is by zero, and nothing is written. So it is where another
+// process of Postgres runs the statement than the session was opened with (a pooler by transactions between us): the
+// outcome of a lost commit could not be learned.
 // Reading the epoch's table locks it against the opening of another epoch (ACCESS EXCLUSIVE) until this transaction
 // ends, so that no batch straddles the change.
 const WRITE: &str = "
@@ -105,6 +108,7 @@ SELECT 1 / (CASE WHEN
             FROM nexus.epoch)
            AND pg_postmaster_start_time() = $37
            AND substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) = $38
+           AND pg_backend_pid() = $41
            AND (SELECT count(*) FROM updated) = cardinality($11)
            AND (SELECT count(*) FROM deleted) = cardinality($20)
            AND (SELECT count(*) FROM kept) = cardinality($24)
@@ -133,16 +137,18 @@ impl Changes {
         &mut self,
         connection: &mut PgConnection,
         stamp: &Stamp,
+        backend: Backend,
         batch: Uuid,
     ) -> Result<(), sqlx::Error> {
         // One order for all transactions: two that share keys wait for each other, but never in a ring.
         self.kept.sort_by(|a, b| (a.identity, &a.key).cmp(&(b.identity, &b.key)));
-        self.statement(stamp, batch).fetch_one(connection).await.map(drop)
+        self.statement(stamp, backend, batch).fetch_one(connection).await.map(drop)
     }
 
     fn statement(
         &self,
         stamp: &Stamp,
+        backend: Backend,
         batch: Uuid,
     ) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
         let (created, updated, deleted, kept) = (&self.created, &self.updated, &self.deleted, &self.kept);
@@ -189,6 +195,7 @@ impl Changes {
             .bind(format!("{:08X}", stamp.run.timeline))
             .bind(contract::event::EVENT_PREFIX)
             .bind(&self.events.0)
+            .bind(backend.pid)
     }
 }
 
