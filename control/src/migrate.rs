@@ -16,7 +16,7 @@ pub enum MigrateError {
     #[error("can't connect to Postgres")]
     Connect(#[source] sqlx::Error),
     /// A migration failed, or another version of this program made the tables.
-    #[error("a migration failed")]
+    #[error("a migration failed; where a right is missing, NEXUS_MIGRATE_URL names a role that has it")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// The rights could not be given.
     #[error("the rights could not be given: migrate as a superuser, or as the owner of the database")]

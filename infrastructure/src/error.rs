@@ -17,7 +17,8 @@ pub enum LaunchError {
     },
     /// Another program listens on the port that a process should have.
     #[error(
-        "port {port}, which {name} needs, is held by {holder}; stop that, or let free ports be picked: NEXUS_PORTS=auto"
+        "port {port}, which {name} needs, is held by {holder}; stop that, or let free ports be picked: \
+         NEXUS_PORTS=auto, in a shell that has not read another stack's env"
     )]
     PortBusy {
         /// The process that wanted the port.

@@ -76,7 +76,7 @@ pub struct Watch {
     pub scope: Scope,
     /// The number of partitions of signals.
     pub signals: u16,
-    /// Whether the first part is left out.
+    /// Whether the first part is left out at the beginning; after a reset it never is.
     pub from_now: bool,
     /// Where the client is.
     pub pieces: mpsc::Sender<Bytes>,
@@ -234,7 +234,8 @@ impl Watch {
                 if matches!(begin, Begin::Reset) {
                     self.send(format!("event: reset\nid: {partial}\ndata: {{}}\n\n").into()).await?;
                 }
-                if self.from_now {
+                // After a reset nobody knows what the client missed, so it gets what there is, whatever it asked for.
+                if self.from_now && matches!(begin, Begin::Fresh) {
                     sent.skip = Some(self.now(&joined).await);
                 } else {
                     self.first_part(&partial, &joined, sent).await?;

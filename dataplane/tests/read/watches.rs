@@ -257,11 +257,16 @@ async fn where_history_is_gone_a_watch_starts_over() {
     assert_eq!(resumed.event().await.version(), 4);
     assert_eq!(stream.event().await.version(), 4);
 
-    // A hole in the feed, and then a flip to a generation of another epoch, reset open watches.
+    // A hole in the feed, and then a flip to a generation of another epoch, reset open watches. One that began from now
+    // is told what there is as well: nobody knows what it missed.
+    let mut from_now = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
+    assert!(from_now.up_to("ready").await.is_empty());
     world.set_headers(|header| header.seq += 5).await;
     world.apply(&[changed(&mut one, Status::Pending)]).await;
     assert!(stream.up_to("reset").await.len() <= 1);
     assert_eq!(stream.up_to("ready").await[0].version(), 5);
+    assert!(from_now.up_to("reset").await.len() <= 1);
+    assert_eq!(from_now.up_to("ready").await[0].version(), 5);
     world.fill(EPOCH + 1).await;
     world.write_caller(&world.admin).await;
     stream.up_to("reset").await;
