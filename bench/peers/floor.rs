@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::naive::APPLY;
+use crate::systems::ACKS;
 use crate::table::median;
 
 const TOPIC: &str = "floor";
@@ -57,7 +58,7 @@ impl Floor {
         postgres.execute(AssertSqlSafe(include_str!("tools/tables.sql"))).await?;
         crate::systems::make_topic(namespace, TOPIC, 1).await?;
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", namespace.brokers()).set("acks", "all").set("linger.ms", "0");
+        config.set("bootstrap.servers", namespace.brokers()).set("acks", ACKS).set("linger.ms", "0");
         let producer = config.set("socket.nagle.disable", "true").create()?;
         let broker = TcpStream::connect(namespace.brokers()).await?;
         broker.set_nodelay(true)?;
@@ -83,7 +84,7 @@ impl Floor {
                 }
             }
         }
-        let [commit, produce, fetch, script] = times.map(|all| median(&all).unwrap_or(0.0));
+        let [commit, produce, fetch, script] = times.map(|all| median(&all).unwrap_or(f64::NAN));
         Ok(Parts { commit, produce, fetch, script })
     }
 

@@ -32,7 +32,7 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
     let theirs = stack.namespace("pgbench").await;
     let planes = nexus::planes(&ours, options).await?;
     planes.dataplane.stop().await;
-    manifest.servers(&ours).await;
+    manifest.servers(&ours).await?;
     let mut subjects = Subjects::prepare(options, ours, theirs, planes).await?;
     for round in 0..=options.repeats {
         for subject in [NEXUS, TRANSACTION, STATEMENT] {

@@ -1,13 +1,17 @@
 //! `manifest.json`: what was run, on what, with which settings, beside whom.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use control::store::SynchronousCommit;
 use infrastructure::Namespace;
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
 
 use crate::options::Options;
-use crate::{machine, nexus, tools, usage};
+use crate::{machine, systems, tools, usage};
 
 /// The state of the machine and of what runs on it.
 #[derive(Debug)]
@@ -34,11 +38,15 @@ impl Manifest {
             "load_before": usage::load_average(),
             "shared_with_before": busiest(),
             "fair_play": {
+                "source": "constants in the code of this comparison, but for the servers' settings below",
                 "one_request_in_flight_per_connection": true,
                 "pipelining": false,
                 "batches_of_commands": false,
                 "auth": "API key on every request to Nexus and to the peers' services; webdis with basic authentication",
-                "acks": "all, on every producer",
+                "acks": {
+                    "peers and floor": systems::ACKS,
+                    "Nexus": "all: a constant in the code of its relay",
+                },
                 "order": "subjects in turns, round by round; a warm-up round of each is thrown away",
             },
             "pins": {
@@ -61,22 +69,48 @@ impl Manifest {
         self.value[name] = value;
     }
 
-    /// Asks the servers, from sessions like those that are measured.
-    pub async fn servers(&mut self, namespace: &Namespace) {
+    /// Asks the servers, from sessions like those that are measured: of the planes' and the peers' own role, and with
+    /// the option that the control plane gives the sessions of its commands.
+    ///
+    /// # Errors
+    /// A server is away, or commits of either do not wait for the disk.
+    pub async fn servers(&mut self, namespace: &Namespace) -> anyhow::Result<()> {
+        let role: PgConnectOptions = namespace.database_url().parse()?;
+        let commit = SynchronousCommit::default();
         let mut settings = json!({});
-        if let Ok(mut connection) = nexus::database(namespace).await {
-            for name in
-                ["server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_level", "shared_buffers"]
-            {
+        for (whose, options) in
+            [("peers", role.clone()), ("commands of Nexus", role.options([("synchronous_commit", commit.as_str())]))]
+        {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            for name in [
+                "session_authorization",
+                "server_version",
+                "fsync",
+                "synchronous_commit",
+                "full_page_writes",
+                "wal_level",
+                "shared_buffers",
+            ] {
                 let query = sqlx::query_scalar::<_, String>("SELECT current_setting($1)").bind(name);
-                settings[name] = json!(query.fetch_one(&mut connection).await.ok());
+                settings[whose][name] = json!(query.fetch_one(&mut connection).await?);
             }
+            for name in ["fsync", "synchronous_commit"] {
+                let value = &settings[whose][name];
+                anyhow::ensure!(value == "on", "{name} is {value} in the sessions of the {whose}");
+            }
+        }
+        let mut store = redis::Client::open(namespace.redis_url())?.get_multiplexed_async_connection().await?;
+        let mut kept: BTreeMap<String, String> = BTreeMap::new();
+        for name in ["appendonly", "appendfsync"] {
+            let answer: BTreeMap<String, String> =
+                redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut store).await?;
+            kept.extend(answer);
         }
         let redis = tools::find("redis-server", "redis-server");
         self.value["servers"] = json!({
             "postgres": settings,
             "redis": tools::version(redis, "--version").await,
-            "redis_appendfsync": "everysec",
+            "redis_settings": kept,
             "broker": broker_version(namespace),
             "broker_profile": "benchmark: 1 GiB of heap, G1, all compiler tiers",
         });
@@ -84,6 +118,7 @@ impl Manifest {
             let argument = if name == "wrk" { "-v" } else { "--version" };
             self.value["tools"][name] = json!(tools::version(tools::find(name, package), argument).await);
         }
+        Ok(())
     }
 
     /// Notes the machine's state at the end.

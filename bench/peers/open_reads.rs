@@ -61,6 +61,7 @@ struct Reader<'a> {
     request: Vec<u8>,
     latency: Histogram<u64>,
     own_delay: Histogram<u64>,
+    answered: u64,
     refused: u64,
     measure_from: Instant,
 }
@@ -94,6 +95,7 @@ pub fn run(options: &OpenReadsOptions) -> anyhow::Result<()> {
         request: Vec::new(),
         latency: Histogram::new_with_bounds(1_000, 60_000_000_000, 3)?,
         own_delay: Histogram::new_with_bounds(100, 60_000_000_000, 3)?,
+        answered: 0,
         refused: 0,
         measure_from: start + Duration::from_secs_f64(options.seconds / 10.0),
     };
@@ -105,6 +107,7 @@ pub fn run(options: &OpenReadsOptions) -> anyhow::Result<()> {
         "rate_per_s": options.rate,
         "sent": sent,
         "measured": latency.len(),
+        "answered": reader.answered,
         "refused": reader.refused,
         "unsent": ((options.rate * options.seconds) as u64).saturating_sub(sent),
         "p50_ms": ms(latency, 0.5),
@@ -187,6 +190,7 @@ impl Reader<'_> {
         let Some(status) = whole_answer(&connection.buffer[..connection.filled])? else { return Ok(()) };
         let due = connection.due.take().context("an answer to nothing")?;
         self.idle.push(slot);
+        self.answered += 1;
         self.refused += u64::from(status != 200);
         if due >= self.measure_from {
             self.latency.saturating_record(due.elapsed().as_nanos() as u64);

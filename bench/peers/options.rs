@@ -132,6 +132,10 @@ impl Options {
     pub fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.repeats > 0 && self.seconds > 0, "--repeats and --seconds must be above 0");
         anyhow::ensure!(self.settings.iter().all(|setting| setting.contains('=')), "--set takes NAME=VALUE");
+        let durable = "NEXUS_SYNCHRONOUS_COMMIT";
+        // Planes are started without the variables of this process.
+        let strict = self.plane_settings().iter().all(|(name, value)| *name != durable || *value == "on");
+        anyhow::ensure!(strict, "{durable} must be on: the peers' commits wait for their disk");
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use infrastructure::{Namespace, Planes, Program, ports};
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ const READY: Duration = Duration::from_secs(20);
 pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manifest) -> anyhow::Result<()> {
     let stack = nexus::stack().await?;
     let namespace = stack.namespace("reads").await;
-    manifest.servers(&namespace).await;
+    manifest.servers(&namespace).await?;
     let subjects = Subjects::prepare(options, namespace).await?;
     // Not asked from itself: whatever its arguments, it serves.
     if let Ok(query) = tools::find("dpkg-query", "dpkg") {
@@ -56,9 +57,23 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
     }
     for round in 1..=options.repeats {
         for subject in [NEXUS, WEBDIS, CONSTANT] {
-            let half = median(&table.values(PART, subject, RATE)).unwrap_or(0.0) / 2.0;
+            let half = median(&table.values(PART, subject, RATE)).context("no rate to take half of")? / 2.0;
             let (detail, usage) = subjects.open(subject, half, options.seconds).await?;
-            let figure = |name: &str| detail[name].as_f64().unwrap_or(f64::NAN);
+            // What was not sent or not answered is not in the percentiles: a server that stalls would look fast.
+            let count = |name: &str| detail[name].as_u64();
+            let valid = count("unsent") == Some(0) && count("sent").is_some() && count("answered") == count("sent");
+            if !valid {
+                let why = format!(
+                    "round {round} is not valid: {} sent, {} unsent, {} answered",
+                    detail["sent"], detail["unsent"], detail["answered"]
+                );
+                table.remark(PART, subject, why);
+                if subject == NEXUS {
+                    // The other rounds alone would flatter.
+                    table.withhold(PART);
+                }
+            }
+            let figure = |name: &str| detail[name].as_f64().filter(|_| valid).unwrap_or(f64::NAN);
             let (p50, p99, own) = (figure("p50_ms"), figure("p99_ms"), figure("own_delay_p99_ms"));
             let sample = Sample { part: PART, subject: subject.to_owned(), round, detail, usage };
             table.add(

@@ -30,7 +30,7 @@ const WINDOW: usize = 4;
 pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manifest) -> anyhow::Result<()> {
     let stack = nexus::stack().await?;
     let namespace = stack.namespace("replay").await;
-    manifest.servers(&namespace).await;
+    manifest.servers(&namespace).await?;
     let planes = nexus::planes(&namespace, options).await?;
     planes.dataplane.stop().await;
     tools::say(&format!("  making {} events", options.events));

@@ -18,6 +18,8 @@ use crate::{debezium, nexus, tools};
 const READY: Duration = Duration::from_secs(20);
 /// The one key of the peers' services, which listen on loopback while this runs.
 const PEER_KEY: &str = "peers";
+/// What every producer of the peers and of the floor waits for, as the relay of Nexus does.
+pub const ACKS: &str = "all";
 /// As many as Nexus has.
 const PARTITIONS: i32 = 4;
 

@@ -34,7 +34,7 @@ pub struct Figure {
     pub what: String,
     /// Its unit.
     pub unit: &'static str,
-    /// One value a round.
+    /// One value a round; NaN where it was not measured, or is not valid: left out of the median.
     pub values: Vec<f64>,
 }
 
@@ -47,9 +47,9 @@ pub struct Ratio {
     pub what: String,
     /// What should be reached, as in words like `>= 2`.
     pub target: String,
-    /// One value a round.
+    /// One value a round; NaN where one of the two is missing.
     pub values: Vec<f64>,
-    /// Whether the median reaches the target; none without a target.
+    /// Whether the median reaches the target; none without a target or a median, and where the part is withheld.
     pub reached: Option<bool>,
 }
 
@@ -60,7 +60,19 @@ pub struct Table {
     ratios: Vec<Ratio>,
     samples: Vec<Sample>,
     notes: Vec<String>,
+    remarks: Vec<Remark>,
+    withheld: Vec<&'static str>,
 }
+
+/// What is wrong with some rounds of one subject.
+#[derive(Debug, Serialize)]
+struct Remark {
+    part: &'static str,
+    subject: String,
+    text: String,
+}
+
+const NOT_MEASURED: &str = "not measured";
 
 /// A bound on a median.
 #[derive(Debug, Clone, Copy)]
@@ -123,16 +135,30 @@ impl Table {
         self.samples.push(sample);
     }
 
-    /// The values of a figure, one a round; empty when it was not measured.
+    /// The values of a figure, one a round, NaN where a round has none; empty when it was not measured at all.
     pub fn values(&self, part: &str, subject: &str, what: &str) -> Vec<f64> {
         let figure = self.figures.iter().find(|f| f.part == part && f.subject == subject && f.what == what);
         figure.map(|figure| figure.values.clone()).unwrap_or_default()
     }
 
-    /// Sets one subject's figure over another's, round by round; nothing when either is missing.
+    /// Says in the rows of a subject what is wrong with a round of it.
+    pub fn remark(&mut self, part: &'static str, subject: &str, text: impl Into<String>) {
+        let text = text.into();
+        self.notes.push(format!("{part}, {subject}: {text}"));
+        self.remarks.push(Remark { part, subject: subject.to_owned(), text });
+    }
+
+    /// No target of the part counts as reached from now on, whatever its median.
+    pub fn withhold(&mut self, part: &'static str) {
+        self.withheld.push(part);
+    }
+
+    /// Sets one subject's figure over another's, round by round; a round without one of them has no value.
     pub fn ratio(&mut self, part: &'static str, what: &str, over: (&str, &str), under: (&str, &str), target: Target) {
         let (a, b) = (self.values(part, over.0, over.1), self.values(part, under.0, under.1));
-        let values = a.iter().zip(&b).filter(|(_, b)| **b > 0.0).map(|(a, b)| a / b).collect();
+        let at = |values: &[f64], i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        let ratio = |(a, b): (f64, f64)| if b > 0.0 { a / b } else { f64::NAN };
+        let values = (0..a.len().max(b.len())).map(|i| ratio((at(&a, i), at(&b, i)))).collect();
         self.judge(part, what, values, target);
     }
 
@@ -142,12 +168,11 @@ impl Table {
         self.judge(part, &format!("{subject}: {what}"), values, target);
     }
 
-    /// Adds values that are set against a bound.
+    /// Adds values that are set against a bound; none at all is a row, too.
     pub fn judge(&mut self, part: &'static str, what: &str, values: Vec<f64>, target: Target) {
-        if let Some(median) = median(&values) {
-            let reached = target.reached(median);
-            self.ratios.push(Ratio { part, what: what.to_owned(), target: target.text(), values, reached });
-        }
+        let judged = median(&values).filter(|_| !self.withheld.contains(&part));
+        let reached = judged.and_then(|median| target.reached(median));
+        self.ratios.push(Ratio { part, what: what.to_owned(), target: target.text(), values, reached });
     }
 
     /// Adds a sentence to the page.
@@ -161,7 +186,13 @@ impl Table {
             "| part | comparison | target | median | reached | every round |\n|---|---|---|---:|---|---|\n",
         );
         for ratio in &self.ratios {
-            let reached = ratio.reached.map_or("", |yes| if yes { "yes" } else { "no" });
+            let reached = match ratio.reached {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None if ratio.target.is_empty() => "",
+                None if median(&ratio.values).is_none() => NOT_MEASURED,
+                None => "not judged",
+            };
             let (part, what, target, middle, all) =
                 (ratio.part, &ratio.what, &ratio.target, shown_median(&ratio.values), list(&ratio.values));
             let _ = writeln!(text, "| {part} | {what} | {target} | {middle} | {reached} | {all} |");
@@ -169,7 +200,10 @@ impl Table {
         text.push_str("\n| part | subject | figure | median | unit | every round |\n|---|---|---|---:|---|---|\n");
         for figure in &self.figures {
             let Figure { part, subject, what, unit, values } = figure;
-            let (middle, all) = (shown_median(values), list(values));
+            let (middle, mut all) = (shown_median(values), list(values));
+            for remark in self.remarks.iter().filter(|remark| remark.part == *part && remark.subject == *subject) {
+                let _ = write!(all, "; {}", remark.text);
+            }
             let _ = writeln!(text, "| {part} | {subject} | {what} | {middle} | {unit} | {all} |");
         }
         for note in &self.notes {
@@ -200,9 +234,9 @@ impl Table {
     }
 }
 
-/// The middle value, or the mean of the two in the middle.
+/// The middle value, or the mean of the two in the middle, of those that are there; `None` where none is.
 pub fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     match sorted.len() {
@@ -213,20 +247,79 @@ pub fn median(values: &[f64]) -> Option<f64> {
 }
 
 fn shown_median(values: &[f64]) -> String {
-    median(values).map_or_else(String::new, number)
+    median(values).map_or_else(|| NOT_MEASURED.to_owned(), number)
 }
 
 fn list(values: &[f64]) -> String {
-    values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(" ")
+    let mut text = values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(" ");
+    let missing = values.iter().filter(|value| !value.is_finite()).count();
+    if missing > 0 {
+        let _ = write!(text, " ({missing} of {} left out)", values.len());
+    }
+    text
 }
 
 /// Three significant digits or whole numbers: `0`, `0.812`, `12.3`, `18042`.
 fn number(value: f64) -> String {
     match value.abs() {
+        size if !size.is_finite() => "-".to_owned(),
         0.0 => "0".to_owned(),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(values: &[(&str, f64)]) -> Table {
+        let mut table = Table::default();
+        for (i, (subject, value)) in values.iter().enumerate() {
+            let sample = Sample {
+                part: "part",
+                subject: (*subject).to_owned(),
+                round: i,
+                detail: Value::Null,
+                usage: Usage::default(),
+            };
+            table.add(sample, &[("rate", "1/s", *value)]);
+        }
+        table
+    }
+
+    #[test]
+    fn what_is_missing_is_not_measured_and_reaches_no_target() {
+        for values in
+            [&[("a", 8.0), ("b", f64::NAN)][..], &[("a", 8.0), ("b", 0.0)], &[("a", f64::NAN), ("b", 2.0)], &[]]
+        {
+            for target in [Target::Least(0.0), Target::Most(9.0)] {
+                let mut table = table(values);
+                table.ratio("part", "a / b", ("a", "rate"), ("b", "rate"), target);
+                assert_eq!(table.ratios[0].reached, None);
+                let row = format!("| part | a / b | {} | not measured | not measured |", target.text());
+                assert!(table.markdown().contains(&row), "{}", table.markdown());
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_that_are_not_valid_are_left_out_counted_and_keep_their_place() {
+        let mut table = table(&[("a", 8.0), ("b", 4.0), ("a", f64::NAN), ("b", 1.0), ("a", 9.0), ("b", 3.0)]);
+        table.remark("part", "a", "round 2 is INVALID");
+        table.ratio("part", "a / b", ("a", "rate"), ("b", "rate"), Target::Least(2.0));
+        let text = table.markdown();
+        assert!(text.contains("| part | a / b | >= 2.00 | 2.50 | yes | 2.00 - 3.00 (1 of 3 left out) |"), "{text}");
+        assert!(text.contains("8.00 - 9.00 (1 of 3 left out); round 2 is INVALID |"), "{text}");
+    }
+
+    #[test]
+    fn a_withheld_part_reaches_nothing() {
+        let mut table = table(&[("a", 8.0)]);
+        table.withhold("part");
+        table.bound("part", "a", "rate", Target::Least(2.0));
+        assert!(table.markdown().contains("| 8.00 | not judged |"), "{}", table.markdown());
     }
 }

@@ -153,7 +153,10 @@ pub struct Feed {
 #[derive(Debug, Clone)]
 struct Cursor {
     stream_id: String,
+    /// The last number that was named.
     mark: Mark,
+    /// Up to where all is applied, for certain: an entry may stem from a call that failed midway.
+    applied: Mark,
 }
 
 /// How far all were read, and on which server and generation.
@@ -167,7 +170,7 @@ struct Progress {
 impl Progress {
     fn position(&self, topic: Topic) -> Position {
         let marks = self.cursors.iter().filter(|(partition, _)| partition.topic == topic);
-        let marks = marks.map(|(_, cursor)| cursor.mark).collect();
+        let marks = marks.map(|(_, cursor)| cursor.applied).collect();
         Position { base: self.bases.get(&topic).copied().unwrap_or_default(), marks, partial: false }
     }
 }
@@ -225,6 +228,7 @@ impl Feed {
                         joined = false;
                     }
                     cursor.mark = cursor.mark.max(entry.mark());
+                    cursor.applied = cursor.applied.max(entry.before());
                     if let Some((_, hub)) = hub
                         && hub.send(Fed::Entry { index: usize::from(partition.index), entry }).await.is_err()
                     {
@@ -302,7 +306,7 @@ impl Feed {
             };
             let stream_id = last.map_or_else(|| "0-0".to_owned(), |entry| entry.stream_id);
             let mark = Mark { epoch: header.epoch, seq: header.seq };
-            progress.cursors.insert(*partition, Cursor { stream_id, mark });
+            progress.cursors.insert(*partition, Cursor { stream_id, mark, applied: mark });
         }
         Ok(Some(progress))
     }

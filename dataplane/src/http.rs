@@ -87,16 +87,14 @@ impl DataPlane {
         }
     }
 
-    /// The answer to a token that is not met.
+    /// The answer to a token that is not met, with what is known of its events: for who has a good key.
     async fn unmet(&self, error: WaitError) -> Failure {
-        match error {
-            WaitError::Refused(problem) => problem.into(),
-            WaitError::Read(error) => unreadable(error),
-            WaitError::Late(entities) => match self.parked(&entities).await {
-                Some(parked) => Failure::from(parked.problem()).retry_after(PARKED_RETRY_S),
-                None => Failure::from(late()).retry_after(1),
-            },
+        if let WaitError::Late(entities) = &error
+            && let Some(parked) = self.parked(entities).await
+        {
+            return Failure::from(parked.problem()).retry_after(PARKED_RETRY_S);
         }
+        unmet_plainly(error)
     }
 
     /// The number of partitions of signals.
@@ -105,6 +103,15 @@ impl DataPlane {
             let is_away = self.links.current().is_none();
             unreadable(if is_away { ReadError::Away } else { ReadError::NotReady })
         })
+    }
+}
+
+/// The answer to a token that is not met, which says nothing of what the view holds: for anyone.
+fn unmet_plainly(error: WaitError) -> Failure {
+    match error {
+        WaitError::Refused(problem) => problem.into(),
+        WaitError::Read(error) => unreadable(error),
+        WaitError::Late(_) => Failure::from(late()).retry_after(1),
     }
 }
 

@@ -3,13 +3,14 @@
 //! A write became visible after the last read without it was sent, and before the answer of the first read with it
 //! came; the width of that interval is what the reads can resolve. A watch that showed the write before the interval
 //! is contradicted by a read that began later and missed it: a breach, however short. A watch that showed it after the
-//! interval told late: the latency to consistency is then measured too high, never too low. One sample may be late
-//! because a thread, here or in the view server, waited for a processor, and as many others are early within their
-//! intervals; what a watch may not do is to be late as a rule. So the median of the differences, sample by sample, must
-//! not exceed the reads' median resolution (1 ms at least: a scheduler's grain), and no more than [`LATE_MAX`] of the
-//! samples may be late by more than their own interval. (Seen with everything on two busy cores at 500 to 1,000
-//! commands/s: medians of 0.1 to 0.8 ms, 7 to 12 % late, 4 ms at the 99th percentile; the watch has two hops more in
-//! the view server, each of which waits for a processor.)
+//! interval told late, for the write was visible at its end at the latest: the latency to consistency is then measured
+//! too high, never too low. One sample may be late because a thread, here or in the view server, waited for a
+//! processor, and as many others are early within their intervals; what a watch may not do is to be late as a rule. So
+//! the median of the differences, sample by sample, must not exceed the reads' median resolution (1 ms at least: a
+//! scheduler's grain), and no more than [`LATE_MAX`] of the samples may come more than 1 ms after the interval's end.
+//!
+//! A sample whose very first read showed the write has no interval: nobody knows how long it had been visible. It says
+//! nothing of the resolution, and its share is reported. That the watch was late it shows all the same.
 //!
 //! Sample by sample, because the difference between two medians of a few hundred skewed values wanders by more than
 //! either can resolve: it is what made runs INVALID whose watch was 0.3 ms behind the reads.
@@ -59,34 +60,38 @@ impl Samples {
     #[must_use]
     pub fn compare(&self) -> Option<CrossCheck> {
         let (mut widths, mut by_reads, mut by_watch) = (histogram(), histogram(), histogram());
-        let (mut contradictions, mut late) = (0, 0);
+        let (mut contradictions, mut late, mut at_once) = (0, 0, 0_u64);
         let mut differences = Vec::new();
         for (bracket, at) in self.both() {
-            let width = width(bracket);
-            widths.saturating_record(width);
+            match width(bracket) {
+                Some(width) => widths.saturating_record(width),
+                None => at_once += 1,
+            }
             by_reads.saturating_record(bracket.first_positive.saturating_sub(bracket.intended));
             by_watch.saturating_record(at.saturating_sub(bracket.intended));
             contradictions += u64::from(bracket.last_negative > at);
-            late += u64::from(at > bracket.first_positive + width.max(MILLISECOND));
+            late += u64::from(at > bracket.first_positive + MILLISECOND);
             differences.push(at as f64 / 1e6 - bracket.first_positive as f64 / 1e6);
         }
-        if widths.is_empty() {
+        if differences.is_empty() {
             return None;
         }
         let ms = |nanos: u64| nanos as f64 / 1e6;
-        let resolution = ms(widths.value_at_quantile(0.5));
+        let resolution = if widths.is_empty() { 0.0 } else { ms(widths.value_at_quantile(0.5)) };
         differences.sort_by(f64::total_cmp);
         let difference = differences[differences.len() / 2];
-        let late_share = late as f64 / differences.len() as f64;
+        let share = |count: u64| count as f64 / differences.len() as f64;
+        let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
         Some(CrossCheck {
-            samples: widths.len(),
+            samples: differences.len() as u64,
             resolution_p50_ms: resolution,
             reads_p50_ms: ms(by_reads.value_at_quantile(0.5)),
             watch_p50_ms: ms(by_watch.value_at_quantile(0.5)),
-            difference_p50_ms: (difference * 1_000.0).round() / 1_000.0,
+            difference_p50_ms: rounded(difference),
             contradictions,
-            late_share: (late_share * 1_000.0).round() / 1_000.0,
-            agree: difference.abs() <= resolution.max(1.0) && late_share <= LATE_MAX,
+            late_share: rounded(share(late)),
+            at_once_share: rounded(share(at_once)),
+            agree: difference <= resolution.max(1.0) && share(late) <= LATE_MAX,
         })
     }
 
@@ -115,9 +120,9 @@ impl Samples {
     }
 }
 
-/// How finely the reads can tell.
-fn width(bracket: &Bracket) -> u64 {
-    bracket.first_positive.saturating_sub(bracket.last_negative.max(bracket.intended))
+/// How finely the reads can tell; `None` where no read missed the write.
+fn width(bracket: &Bracket) -> Option<u64> {
+    (bracket.last_negative > 0).then(|| bracket.first_positive.saturating_sub(bracket.last_negative))
 }
 
 #[cfg(test)]
@@ -140,6 +145,9 @@ mod tests {
     fn a_watch_that_is_late_as_a_rule_does_not_agree() {
         assert!(compared(|_| 300).agree);
         assert!(!compared(|_| 2_500).agree);
+        // Within the interval's width of its end, and late all the same: it was visible by then.
+        let by_its_end = compared(|_| 1_500);
+        assert_eq!((by_its_end.late_share, by_its_end.agree), (1.0, false));
         let now_and_then = compared(|number| if number % 5 == 0 { 40_000 } else { -200 });
         assert!(now_and_then.agree && now_and_then.contradictions == 0);
         assert!(!compared(|number| if number % 3 == 0 { 40_000 } else { -200 }).agree);
@@ -149,6 +157,26 @@ mod tests {
     #[test]
     fn a_watch_before_the_last_read_without_it_is_contradicted() {
         assert_eq!(compared(|number| if number == 7 { -2_001 } else { 0 }).contradictions, 1);
+    }
+
+    #[test]
+    fn a_sample_that_no_read_missed_says_nothing_of_the_resolution() {
+        let mut samples = Samples::default();
+        for number in 0..10 {
+            let intended = 1_000 * MILLISECOND;
+            let first_positive = intended + 40 * MILLISECOND;
+            let last_negative = if number < 4 { first_positive - 2 * MILLISECOND } else { 0 };
+            samples.read(Bracket { id: number, version: 1, last_negative, first_positive, intended });
+            samples.watched(number, 1, first_positive + 2_500_000);
+        }
+        let check = samples.compare().unwrap();
+        assert_eq!((check.samples, check.at_once_share, check.late_share), (10, 0.6, 1.0));
+        assert!(check.resolution_p50_ms < 2.1 && !check.agree, "{check:?}");
+
+        samples.brackets.retain(|_, bracket| bracket.last_negative == 0);
+        let check = samples.compare().unwrap();
+        assert_eq!((check.samples, check.at_once_share, check.resolution_p50_ms), (6, 1.0, 0.0));
+        assert!(!check.agree, "late behind the first read, whatever its resolution");
     }
 
     #[test]

@@ -88,7 +88,8 @@ impl Latency {
 pub struct CrossCheck {
     /// Samples that both saw.
     pub samples: u64,
-    /// Median width of the interval between the last read without the version and the first with it.
+    /// Median width of the interval between the last read without the version and the first with it; 0 where no
+    /// sample has one.
     pub resolution_p50_ms: f64,
     /// Median latency to consistency by the end of that interval.
     pub reads_p50_ms: f64,
@@ -99,10 +100,13 @@ pub struct CrossCheck {
     pub difference_p50_ms: f64,
     /// Samples that the watch showed before a read that began later missed them.
     pub contradictions: u64,
-    /// Share of the samples that the watch showed later than the first read with them, by more than that sample's
-    /// interval and 1 ms.
+    /// Share of the samples that the watch showed more than 1 ms after the first read with them.
     #[serde(default)]
     pub late_share: f64,
+    /// Share of the samples whose very first read showed the version: they have no interval, and are not in the
+    /// resolution.
+    #[serde(default)]
+    pub at_once_share: f64,
     /// They agree within their resolution: the median difference is not above the median width, or 1 ms,
     /// and no more than a quarter is late.
     pub agree: bool,

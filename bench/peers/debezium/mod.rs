@@ -73,8 +73,9 @@ async fn start_connect(namespace: &Namespace) -> anyhow::Result<Program> {
          offset.storage.file.filename={offsets}\n\
          offset.flush.interval.ms=10000\n\
          plugin.discovery=service_load\n\
-         producer.acks=all\n\
+         producer.acks={acks}\n\
          producer.linger.ms=0\n",
+        acks = crate::systems::ACKS,
         brokers = namespace.brokers(),
         offsets = servers.dir().join("connect.offsets").display(),
     );

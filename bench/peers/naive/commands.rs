@@ -97,7 +97,7 @@ pub async fn serve(options: CommandsOptions) -> anyhow::Result<()> {
         None
     } else {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &options.brokers).set("acks", "all").set("linger.ms", "0");
+        config.set("bootstrap.servers", &options.brokers).set("acks", crate::systems::ACKS).set("linger.ms", "0");
         config.set("enable.idempotence", "true").set("socket.nagle.disable", "true");
         Some(config.create()?)
     };

@@ -14,7 +14,7 @@ use runtime::sabotage::{self, Sabotage};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{DataPlane, unreadable};
+use super::{DataPlane, unmet_plainly, unreadable};
 use crate::auth::{Caller, Presented};
 use crate::fetch::{Found, ReadError};
 use crate::reader::KeyState;
@@ -54,7 +54,8 @@ impl DataPlane {
             {
                 match self.tokens.met(&demand, arrived + wait).await {
                     Ok(()) | Err(crate::token_wait::WaitError::Refused(_)) => {}
-                    Err(error) => return Err(with_preference(self.unmet(error).await, headers)),
+                    // Nobody yet: not even whose event is parked may be told.
+                    Err(error) => return Err(with_preference(unmet_plainly(error), headers)),
                 }
             }
         } else if tokens.is_none() {

@@ -1,4 +1,4 @@
-//! Why a token is not met: its event may be parked as a dead letter.
+//! Why a token is not met: its event, or one before it, may be parked as a dead letter.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,15 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    /// The answer to a token that waits for it.
+    /// The answer to a token that waits for it, or for a later event of the same entity: the mark holds the event's
+    /// number and a token the entity's version, so which of them it is can't be told here, and isn't claimed.
     pub(super) fn problem(&self) -> Problem {
         let Self { id, partition, mark } = self;
         let (seq, reason) = mark.split_once(' ').unwrap_or((mark, "no reason is known"));
         let detail = format!(
             "event {seq} of partition {partition}, about {id}, could not be applied and is parked as a dead letter: \
-             {reason}. The view is right about {id} again with its next change"
+             {reason}. It may be the one that the token waits for, or a later one is on its way; the view is right \
+             about {id} again with the next change that is applied"
         );
         Problem::new(&NOT_YET_CONSISTENT, detail)
     }

@@ -72,6 +72,13 @@ impl Entry {
         Mark { epoch: self.epoch, seq: self.to }
     }
 
+    /// Where the view was when this was written: all up to there is applied. What the entry itself names may not be,
+    /// where the call that wrote it failed midway.
+    #[must_use]
+    pub fn before(&self) -> Mark {
+        Mark { epoch: self.epoch, seq: self.from.saturating_sub(1) }
+    }
+
     /// Whether nothing lies between `last` and this entry: it goes on from there, repeats it, or begins
     /// a new epoch.
     #[must_use]

@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::entry::{Change, Entry};
+use super::lookup::{LookedUp, look_up};
 use super::position::{Mark, Position};
 use super::scope::{Codes, Latest, Scope, Told};
 use crate::feed::Fed;
-use crate::fetch::{Found, ReadError, View};
+use crate::fetch::{Found, View};
 use crate::link::Links;
-use crate::view::keys::CODE_NONE;
 
 /// Entries that may wait to be published.
 pub const QUEUE: usize = 1024;
@@ -33,11 +33,11 @@ pub const BEHIND_MAX: usize = 128;
 /// Changes that are published at once, about: the last entry of them is whole. With their documents they
 /// take some MiB.
 const PUBLISH_MAX: usize = 8192;
-/// Changes that are looked up in one round trip.
-const LOOKUP_MAX: usize = 256;
 /// What delivering to one watch costs, about; publishing keeps this distance per watch.
 const COST_PER_WATCH: Duration = Duration::from_micros(10);
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often a watch that joins looks at how far the view is.
+const LOOKS_MAX: u32 = 3;
 
 static EVENTS: LazyLock<IntCounter> = LazyLock::new(|| {
     prometheus::register_int_counter_with_registry!(
@@ -93,6 +93,8 @@ struct State {
     /// Counts what was published.
     round: u64,
     scopes: HashMap<Scope, broadcast::Sender<Arc<Chunk>>>,
+    /// By partition, what was named while nobody watched and nobody looked whether it is applied; ahead of the position.
+    unseen: HashMap<usize, Mark>,
 }
 
 /// What a watch gets when it joins.
@@ -127,12 +129,51 @@ impl Hub {
     }
 
     /// The chunks of `scope` from now on; `None` while the view has no feed.
-    #[must_use]
-    pub fn join(&self, scope: Scope) -> Option<Joined> {
+    pub async fn join(&self, scope: Scope, view: &View, links: &Links) -> Option<Joined> {
+        for tries in 1.. {
+            {
+                let mut state = self.lock();
+                let (position, round) = (state.position.clone()?, state.round);
+                // Where it can't be seen just now, or more comes all the time, the position is a little behind: sound,
+                // and the next entries bring it on.
+                if state.unseen.is_empty() || tries > LOOKS_MAX {
+                    let sender = state.scopes.entry(scope).or_insert_with(|| broadcast::channel(BEHIND_MAX).0);
+                    return Some(Joined { chunks: sender.subscribe(), position, round });
+                }
+            }
+            self.look(view, links).await;
+        }
+        None
+    }
+
+    /// Moves the position over what was named while nobody watched, as far as it is applied.
+    async fn look(&self, view: &View, links: &Links) {
+        let (base, wants) = {
+            let state = self.lock();
+            let Some(position) = &state.position else { return };
+            let partition = |index: &usize| Partition { topic: self.topic, index: u16::try_from(*index).unwrap_or(0) };
+            (position.base, state.unseen.keys().map(|index| (partition(index), Uuid::nil())).collect::<Vec<_>>())
+        };
+        let Some(mut link) = links.current() else { return };
+        let found = match view.fetch(&mut link, &wants).await {
+            Ok(found) => found,
+            Err(error) => {
+                links.report(&link, &error);
+                return;
+            }
+        };
         let mut state = self.lock();
-        let (position, round) = (state.position.clone()?, state.round);
-        let sender = state.scopes.entry(scope).or_insert_with(|| broadcast::channel(BEHIND_MAX).0);
-        Some(Joined { chunks: sender.subscribe(), position, round })
+        let State { position: Some(position), unseen, .. } = &mut *state else { return };
+        if position.base != base {
+            return;
+        }
+        for ((partition, _), found) in wants.iter().zip(found) {
+            let index = usize::from(partition.index);
+            if let (Some(named), Ok(Found { header, .. })) = (unseen.get(&index), found) {
+                advance(position, index, (*named).min(Mark { epoch: header.epoch, seq: header.seq }));
+            }
+        }
+        forget_seen(unseen, position);
     }
 
     /// Whether the feed was found, so that watches can join.
@@ -182,6 +223,7 @@ impl Hub {
     fn reset(&self, position: Position) {
         let mut state = self.lock();
         state.position = Some(position.clone());
+        state.unseen.clear();
         let chunk = Arc::new(Chunk { position, reset: true, places: Vec::new(), bytes: Bytes::new(), repeats: false });
         state.scopes.retain(|_, sender| sender.send(Arc::clone(&chunk)).is_ok());
     }
@@ -194,7 +236,7 @@ impl Hub {
                 let mut state = self.lock();
                 state.scopes.retain(|_, sender| sender.receiver_count() > 0);
                 if state.scopes.is_empty() || gathered.changes.is_empty() || looked.is_some() {
-                    return deliver(&mut state, &gathered, &looked.unwrap_or_default().latest);
+                    return deliver(&mut state, &gathered, looked.as_ref());
                 }
             }
             // The entries are in the feed, so the documents are in the view: where they can't be read
@@ -229,15 +271,33 @@ fn note(ahead: &mut Ahead, latest: &mut Latest, round: u64) {
     }
 }
 
+fn advance(position: &mut Position, index: usize, mark: Mark) {
+    if let Some(place) = position.marks.get_mut(index) {
+        *place = (*place).max(mark);
+    }
+}
+
+fn forget_seen(unseen: &mut HashMap<usize, Mark>, position: &Position) {
+    unseen.retain(|index, named| position.marks.get(*index).is_some_and(|place| place < named));
+}
+
 /// Sends each scope its events. The lock is held, so that who joins is before or after all of them.
-fn deliver(state: &mut State, gathered: &Gathered, latest: &[Latest]) -> usize {
+///
+/// The position moves no further than the view was: a call that failed midway left an entry with changes that are not
+/// there yet, and who resumed behind it would never be told of them. The entries that repeat it move the position on.
+fn deliver(state: &mut State, gathered: &Gathered, looked: Option<&LookedUp>) -> usize {
     let Some(position) = &mut state.position else { return 0 };
     let before = position.encode();
-    for (index, mark) in &gathered.marks {
-        if let Some(place) = position.marks.get_mut(*index) {
-            *place = (*place).max(*mark);
+    for Named { index, mark, applied } in &gathered.marks {
+        let seen = looked.and_then(|looked| looked.marks.get(index)).map(|seen| (*seen).min(*mark));
+        advance(position, *index, seen.unwrap_or(*applied).max(*applied));
+        if seen.is_none() && applied < mark {
+            let named = state.unseen.entry(*index).or_default();
+            *named = (*named).max(*mark);
         }
     }
+    forget_seen(&mut state.unseen, position);
+    let latest = looked.map_or(&[][..], |looked| &looked.latest);
     let (after, position) = (position.encode(), position.clone());
     state.round += 1;
     let mut watches = 0;
@@ -287,7 +347,16 @@ pub struct Gathered {
     /// One per entity: the last version, the code before the first one.
     pub changes: Vec<Merged>,
     places: HashMap<Uuid, usize>,
-    marks: Vec<(usize, Mark)>,
+    marks: Vec<Named>,
+}
+
+/// How far one entry goes.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    index: usize,
+    mark: Mark,
+    /// Up to where all is applied, whatever became of the call that wrote it. One that changed nothing left nothing out.
+    applied: Mark,
 }
 
 /// Some changes of one entity.
@@ -305,14 +374,16 @@ pub struct Merged {
     pub had: Codes,
     /// The last entry that named it.
     pub mark: Mark,
-    index: usize,
+    /// Its partition's place in the topic.
+    pub(super) index: usize,
 }
 
 impl Gathered {
     /// Adds a batch of the partition at `index`.
     pub fn add(&mut self, index: usize, entry: Entry) {
         let mark = entry.mark();
-        self.marks.push((index, mark));
+        let applied = if entry.changes.is_empty() { mark } else { entry.before() };
+        self.marks.push(Named { index, mark, applied });
         for Change { id, version, before, after } in entry.changes {
             let had = Codes::default().with(before).with(after);
             match self.places.get(&id) {
@@ -333,64 +404,49 @@ impl Gathered {
     }
 }
 
-/// What [`look_up`] found.
-#[derive(Debug, Default)]
-pub struct LookedUp {
-    /// The entities' latest states, in the order of their changes.
-    pub latest: Vec<Latest>,
-    /// By partition, how far the view was when they were read.
-    pub marks: HashMap<usize, Mark>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::keys::CODE_NONE;
 
-/// The latest state of each of `changes`. One that is named but not applied yet is left out: its batch
-/// failed midway, and names it again when it is repeated.
-///
-/// # Errors
-/// The view can't be read just now.
-pub async fn look_up(view: &View, links: &Links, topic: Topic, changes: &[Merged]) -> Result<LookedUp, ReadError> {
-    let mut looked = LookedUp { latest: Vec::with_capacity(changes.len()), marks: HashMap::new() };
-    for some in changes.chunks(LOOKUP_MAX) {
-        let mut link = links.current().ok_or(ReadError::Away)?;
-        let wants: Vec<(Partition, Uuid)> = some
-            .iter()
-            .map(|change| (Partition { topic, index: u16::try_from(change.index).unwrap_or(0) }, change.id))
-            .collect();
-        let found = view.fetch(&mut link, &wants).await.map_err(|error| {
-            links.report(&link, &error);
-            ReadError::Away
-        })?;
-        for (change, found) in some.iter().zip(found) {
-            let Found { document, header } = found?;
-            let seen = looked.marks.entry(change.index).or_default();
-            *seen = (*seen).max(Mark { epoch: header.epoch, seq: header.seq });
-            let Merged { id, version: named, before, after, had, mark, index } = *change;
-            let mut one = Latest {
-                id,
-                version: named,
-                named,
-                before,
-                after,
-                had,
-                json: Bytes::new(),
-                index,
-                mark,
-                told_in: None,
-            };
-            match document {
-                Some(document) if document.version < named => continue,
-                Some(document) => {
-                    one.version = document.version;
-                    one.after = document.code;
-                    one.had = had.with(document.code);
-                    one.json = document.json;
-                }
-                // The call that wrote the entry failed before its documents: its repetition writes another entry.
-                None if Mark { epoch: header.epoch, seq: header.seq } < mark => continue,
-                // Deleted, and its tombstone is gone too, or it is another generation's.
-                None => one.after = CODE_NONE,
-            }
-            looked.latest.push(one);
-        }
+    fn entry(from: u64, to: u64, changed: bool) -> Entry {
+        let change = Change { id: Uuid::from_u128(to.into()), version: 1, before: CODE_NONE, after: b'a' };
+        let changes = if changed { vec![change] } else { Vec::new() };
+        Entry { stream_id: String::new(), epoch: 1, from, to, changes }
     }
-    Ok(looked)
+
+    /// The position and what is unseen after `entries`, with the header at `seen`; None where nobody looked.
+    fn delivered(state: &mut State, entries: Vec<Entry>, seen: Option<u64>) -> (u64, Option<u64>) {
+        let mut gathered = Gathered::default();
+        for entry in entries {
+            gathered.add(0, entry);
+        }
+        let marks = |seq| HashMap::from([(0, Mark { epoch: 1, seq })]);
+        let looked = seen.map(|seq| LookedUp { latest: Vec::new(), marks: marks(seq) });
+        deliver(state, &gathered, looked.as_ref());
+        let position = state.position.as_ref().expect("set before");
+        (position.marks[0].seq, state.unseen.get(&0).map(|mark| mark.seq))
+    }
+
+    fn at(seq: u64) -> State {
+        let position = Position { base: 1, marks: vec![Mark { epoch: 1, seq }], partial: false };
+        State { position: Some(position), ..State::default() }
+    }
+
+    #[test]
+    fn the_position_stays_before_a_call_that_failed_midway_until_it_is_repeated() {
+        let state = &mut at(4);
+        assert_eq!(delivered(state, vec![entry(5, 8, true)], Some(4)), (4, None));
+        // Repeated in smaller ones; the second is not published yet, though the header is past it.
+        assert_eq!(delivered(state, vec![entry(5, 7, true)], Some(9)), (7, None));
+        assert_eq!(delivered(state, vec![entry(8, 9, true)], Some(9)), (9, None));
+    }
+
+    #[test]
+    fn what_nobody_looked_at_is_behind_the_position_only_when_a_later_entry_proves_it() {
+        let state = &mut at(4);
+        assert_eq!(delivered(state, vec![entry(5, 8, true)], None), (4, Some(8)));
+        assert_eq!(delivered(state, vec![entry(5, 7, true), entry(8, 9, true)], None), (7, Some(9)));
+        assert_eq!(delivered(state, vec![entry(10, 11, false)], None), (11, None), "it changed nothing");
+    }
 }

@@ -166,9 +166,12 @@ impl Stretch {
                 return Err(ReplayError::Gone);
             }
             begin = format!("({}", entry.stream_id);
-            // A batch that failed and was repeated in smaller ones stands before them.
-            if entry.mark() > self.from && entry.mark() <= self.to {
-                last = last.max(entry.mark());
+            // A batch that failed and was repeated in smaller ones stands before them. It may end behind the place to
+            // reach, and be the only one that names what it applied before it failed.
+            if entry.mark() > self.from && entry.before() < self.to {
+                if entry.mark() <= self.to {
+                    last = last.max(entry.mark());
+                }
                 page.push(entry);
             }
             if last >= self.to {
@@ -203,7 +206,7 @@ async fn backwards(
             if entry.mark() <= from {
                 return Ok(begin);
             }
-            if entry.mark() <= to && !budget.takes(&entry) {
+            if entry.before() < to && !budget.takes(&entry) {
                 return Err(ReplayError::TooMuch);
             }
             end = format!("({}", entry.stream_id);
@@ -267,6 +270,8 @@ mod tests {
         };
         // The second batch failed midway and was repeated as two.
         assert_eq!(take(&[(1, 6), (5, 8), (5, 7), (8, 9), (10, 12)]), Ok((vec![6, 8, 7, 9], "(9-0".into(), 9)));
+        assert_eq!(take(&[(5, 9), (5, 12), (10, 11)]).map(|(page, ..)| page), Ok(vec![9]), "done is done");
+        assert_eq!(take(&[(5, 12), (5, 9), (10, 11)]).map(|(page, ..)| page), Ok(vec![12, 9]), "it reaches further");
         assert_eq!(take(&[(5, 5), (7, 9)]), Err(ReplayError::Gone), "a hole");
         assert_eq!(take(&[(5, 7)]), Err(ReplayError::Gone), "an end before the place to reach");
         let many: Vec<(u64, u64)> = vec![(5, 5); PAGE_ENTRIES];

@@ -18,7 +18,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::hub::{Chunk, Hub, Joined, Merged, OPEN, Place, look_up, render};
+use super::hub::{Chunk, Hub, Joined, Merged, OPEN, Place, render};
+use super::lookup::look_up;
 use super::position::{Mark, Position};
 use super::replay::{Missed, ReplayError};
 use super::scope::{Codes, Latest, Scope, Told};
@@ -215,7 +216,7 @@ impl Watch {
     /// Streams until something makes it begin anew.
     async fn stretch(&self, begin: Begin, sent: &mut Sent) -> Result<Begin, Gone> {
         let Joined { mut chunks, position: joined, round } = loop {
-            match self.hub.join(self.scope) {
+            match self.hub.join(self.scope, &self.view, &self.links).await {
                 Some(joined) => break joined,
                 None => tokio::time::sleep(PAUSE).await,
             }

@@ -185,13 +185,14 @@ fn trust(body: &mut String, summary: &Summary) {
     if let Some(check) = summary.cross_check {
         let _ = writeln!(
             body,
-            "<tr><td>watch against {} sampled reads, median l2c</td><td>{:.3} ms against {:.3} ms (difference by sample {:.3} ms, resolution {:.3} ms; {:.1} % late)</td></tr>",
+            "<tr><td>watch against {} sampled reads, median l2c</td><td>{:.3} ms against {:.3} ms (difference by sample {:.3} ms, resolution {:.3} ms; {:.1} % late, {:.1} % there at the first read)</td></tr>",
             check.samples,
             check.watch_p50_ms,
             check.reads_p50_ms,
             check.difference_p50_ms,
             check.resolution_p50_ms,
-            check.late_share * 100.0
+            check.late_share * 100.0,
+            check.at_once_share * 100.0
         );
     }
     let [pacer, observer, judge] = summary.cpu;
