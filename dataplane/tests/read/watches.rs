@@ -6,6 +6,7 @@ use std::time::Duration;
 use contract::identity::Role;
 use contract::partition::{Partition, Topic};
 use contract::signal::{Priority, Signal, Status};
+use dataplane::view::header::Header;
 use dataplane::watch::position::Position;
 use dataplane::watch::replay::MISSED_MAX;
 use http_body_util::BodyExt;
@@ -310,6 +311,35 @@ async fn a_watch_that_missed_more_than_a_page_gets_each_change_once() {
 }
 
 #[tokio::test]
+async fn who_resumes_after_a_call_that_failed_midway_is_told_of_its_repetition() {
+    let world = World::start().await;
+    let mut one = signal(Priority::Low, Status::Pending);
+    let mut other = signal(Priority::Low, Status::Pending);
+    let partition = Partition::of(Topic::Signals, one.id, 4);
+    while Partition::of(Topic::Signals, other.id, 4) == partition {
+        other = signal(Priority::Low, Status::Pending);
+    }
+    world.apply(&[Change::signal(&one), Change::signal(&other)]).await;
+    let mut stream = Stream::open(&world, &world.admin, "/v1/signals", &[]).await;
+    stream.up_to("ready").await;
+    let before = Position::decode(&stream.last_id).unwrap().marks[usize::from(partition.index)];
+    // The entry is there, its document and the header are not.
+    let mut add = redis::cmd("XADD");
+    add.arg(world.keys.feed(partition)).arg("*").arg("e").arg(before.epoch);
+    add.arg("f").arg(before.seq + 1).arg("t").arg(before.seq + 3);
+    add.arg("k").arg(format!("{}{:016x}uaa", one.id, 2));
+    let _: String = world.redis(&add).await;
+    world.apply(&[changed(&mut other, Status::Active)]).await;
+    let last = stream.event().await;
+    assert_eq!(last.of(), other.id.to_string());
+    drop(stream);
+    world.apply(&[changed(&mut one, Status::Active)]).await;
+    let mut resumed = Stream::open(&world, &world.admin, "/v1/signals", &[("last-event-id", &last.id)]).await;
+    let told = resumed.event().await;
+    assert_eq!((told.of(), told.version()), (one.id.to_string().as_str(), 2));
+}
+
+#[tokio::test]
 async fn a_watch_that_missed_more_than_is_replayed_starts_over() {
     let world = World::start().await;
     let mut one = signal(Priority::Low, Status::Pending);
@@ -333,6 +363,11 @@ async fn a_watch_that_missed_more_than_is_replayed_starts_over() {
         add.arg("f").arg(seq + n * each + 1).arg("t").arg(seq + (n + 1) * each).arg("k").arg(keys);
         let _: String = world.redis(&add).await;
     }
+    let key = world.keys.header(partition);
+    let stored: String = world.redis(redis::cmd("GET").arg(&key)).await;
+    let mut header = Header::parse(stored.as_bytes()).unwrap();
+    header.seq = seq + entries * each;
+    let () = world.redis(redis::cmd("SET").arg(&key).arg(header.to_string())).await;
     until("the view server has read the feed", async || {
         let mut now = Stream::open(&world, &world.admin, "/v1/signals?from=now", &[]).await;
         now.up_to("ready").await;
