@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::sql::PgTime;
 
 /// How long an idle connection counts as living.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(50);
 
 /// Connections that wait for the next batch; as many as ran at the same time, at most.
 #[derive(Debug)]

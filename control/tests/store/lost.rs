@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use contract::identity::Role;
 use control::request::{Answer, Refusal};
 use control::store::{Store, StoreSettings};
+use sqlx::Executor as _;
 
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{PARTITIONS, Place, create, id_of, metrics, request};
@@ -69,6 +70,29 @@ async fn a_lost_commit_of_an_identity_ends_in_the_true_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_outcome_is_asked_for_until_the_lost_session_is_over() {
+    let place = Place::new("cut_waiting").await;
+    let (proxy, store) = through_proxy(&place).await;
+    assert_eq!(create_one(&store).await.unwrap().status, 201);
+    let mut holder = place.admin().await;
+    holder.execute("BEGIN; LOCK TABLE nexus.epoch IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    proxy.set(Mode::CutAfterCommit);
+    let asked = tokio::spawn(async move { create_one(&store).await });
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                 AND application_name = 'nexus-control commands' AND datname = current_database())";
+    let begun = Instant::now();
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut place.admin().await).await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(2), "no session waits for the lock");
+    }
+    // The connection is gone, the row is not there, and yet the transaction is on its way: no answer may come now.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!asked.is_finished() && proxy.cuts() == 1);
+    holder.execute("COMMIT").await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap().status, 201);
+    assert_eq!((place.rows().await.len(), place.events().await.len()), (2, 2), "applied once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_cannot_be_learned_is_said_to_be_unknown() {
     let place = Place::new("unknown").await;
     let (proxy, store) = through_proxy(&place).await;
@@ -88,7 +112,7 @@ async fn postgres_away_is_said_soon_and_all_recovers_by_itself() {
     assert_eq!(create_one(&store).await.unwrap().status, 201);
     // Behind a connection that was idle for so long nothing is sent that would commit by itself: a command sent into
     // a connection that died a moment ago has an unknown outcome.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
     proxy.set(Mode::Refuse);
     let began = Instant::now();
     let refusal = create_one(&store).await.expect_err("away");
