@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 /// Each hop of an event wakes the next one. On busy cores a woken thread takes its waker's place at once, so that a
 /// walsender that sends a hundred events sends one at a time, each behind all others that want the processor: measured at
 /// 5,000 commands/s on two cores, it waited 88 % of the time, and events reached the relay 68 ms after their commit in
-/// the mean; with both planes as batch processes, 7 ms. Idle cores make no difference.
+/// the mean; with both planes as batch processes, 7 ms (one run each, neighbours at work). On idle cores it should make no difference; that was not measured.
 ///
 /// The system call has no safe wrapper, so `chrt` of util-linux makes it.
 pub fn never_preempt() -> bool {
