@@ -1,7 +1,7 @@
 //! Events: how one travels through the WAL, and how it stands on a topic.
 //!
 //! In the WAL an event is the content of a transactional logical message with the prefix
-//! [`EVENT_PREFIX`]. On a topic it is a record: the key is the entity's id (36 characters), the value
+//! [`EVENT_PREFIX`], or a part of a [bundle](crate::bundle). On a topic it is a record: the key is the entity's id (36 characters), the value
 //! the entity's full new state as JSON, byte for byte what both planes answer, or null for a
 //! deletion; headers follow CloudEvents 1.0 in binary mode. Changes are additive only.
 
@@ -111,11 +111,18 @@ impl<'a> Event<'a> {
     /// Never: a trace context longer than 255 bytes is left out.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD + self.traceparent.len() + self.value.len());
+        self.encode_to(&mut out);
+        out
+    }
+
+    /// [`Event::encode`], behind what `out` holds already.
+    pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
         let (trace, length) = match u8::try_from(self.traceparent.len()) {
             Ok(length) => (self.traceparent, length),
             Err(_) => ("", 0),
         };
-        let mut out = Vec::with_capacity(HEAD + trace.len() + self.value.len());
+        out.reserve(HEAD + trace.len() + self.value.len());
         out.push(self.topic.letter());
         out.extend_from_slice(self.id.as_bytes());
         out.push(FORMAT);
@@ -125,7 +132,6 @@ impl<'a> Event<'a> {
         out.push(length);
         out.extend_from_slice(trace.as_bytes());
         out.extend_from_slice(self.value);
-        out
     }
 
     /// Reads what [`Event::encode`] wrote.

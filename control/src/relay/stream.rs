@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use contract::bundle::{self, BUNDLE_PREFIX};
 use contract::event::{EVENT_PREFIX, WATERMARK_PREFIX};
 use contract::partition::{Partition, fnv1a};
 use contract::position::{LastMessage, LastRecord, Lsn, Position, WATERMARK_KEY, Watermark, WatermarkMessage};
@@ -35,7 +36,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a shutdown may take to commit what is published.
 const LAST_COMMIT: Duration = Duration::from_secs(2);
-/// Events taken from the stream before everything else gets its turn.
+/// Events, and messages without one, taken from the stream before everything else gets its turn.
 const TURN: usize = 256;
 /// Microseconds from 1970 to 2000, where Postgres' timestamps begin.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
@@ -188,15 +189,15 @@ impl Line {
                 },
                 event = self.client.recv() => {
                     let was_open = self.open.is_some();
-                    self.take(event).await?;
+                    let mut taken = self.take(event).await?;
                     // What has arrived as well, without asking everybody else in between.
                     // Between two transactions a commit that is due has its turn: a turn rarely ends there by chance.
-                    for _ in 1..TURN {
+                    while taken < TURN {
                         if self.inside.is_none() && self.commit_at().is_some_and(|at| at <= Instant::now()) {
                             break;
                         }
                         let Some(event) = self.client.recv().now_or_never() else { break };
-                        self.take(event).await?;
+                        taken += self.take(event).await?;
                     }
                     if !was_open && let Some(at) = self.commit_at() {
                         timer.as_mut().reset(at);
@@ -227,10 +228,11 @@ impl Line {
         Ok(true)
     }
 
+    /// Returns how many events it brought, at least 1: what it cost.
     async fn take(
         &mut self,
         event: Result<Option<ReplicationEvent>, pgwire_replication::PgWireError>,
-    ) -> Result<(), RelayError> {
+    ) -> Result<usize, RelayError> {
         match event.map_err(RelayError::Stream)?.ok_or(RelayError::StreamEnded)? {
             ReplicationEvent::Begin { commit_time_micros, .. } => {
                 let committed = Timestamp(commit_time_micros.saturating_add(POSTGRES_EPOCH_US));
@@ -239,7 +241,7 @@ impl Line {
             // What is emitted outside a transaction may belong to one that rolls back; other prefixes are
             // other people's.
             ReplicationEvent::Message { transactional: true, prefix, content, .. } if is_ours(&prefix) => {
-                self.message(&prefix, content).await?;
+                return self.message(&prefix, content).await;
             }
             ReplicationEvent::Commit { end_lsn, .. } => {
                 if let Some(Inside { messages, last, .. }) = self.inside.take()
@@ -257,12 +259,12 @@ impl Line {
             }
             _ => {}
         }
-        Ok(())
+        Ok(1)
     }
 
     /// One of our messages: it leaves at once. Its transaction has committed, else it would not be here; the
     /// broker's transaction ends only behind a whole one of Postgres.
-    async fn message(&mut self, prefix: &str, content: Bytes) -> Result<(), RelayError> {
+    async fn message(&mut self, prefix: &str, content: Bytes) -> Result<usize, RelayError> {
         let inside = self.inside.as_mut().ok_or(RelayError::OutsideTransaction)?;
         inside.messages = inside.messages.saturating_add(1);
         inside.last = content.clone();
@@ -272,11 +274,29 @@ impl Line {
             let now = Instant::now();
             self.open = Some(Open { begun: now, touched: now });
         }
-        let is_event = prefix == EVENT_PREFIX;
-        for event in sabotage::outgoing(is_event.then(|| content.clone())) {
+        let mut events = 0;
+        match prefix {
+            BUNDLE_PREFIX => {
+                for event in bundle::split(content) {
+                    self.leave(Some(event), committed).await?;
+                    events += 1;
+                }
+            }
+            EVENT_PREFIX => self.leave(Some(content), committed).await?,
+            _ => {
+                self.leave(None, committed).await?;
+                self.watermark(&content).await?;
+            }
+        }
+        Ok(events.max(1))
+    }
+
+    /// What leaves in the place of an event: itself, unless it is sabotaged.
+    async fn leave(&mut self, event: Option<Bytes>, committed: Timestamp) -> Result<(), RelayError> {
+        for event in sabotage::outgoing(event) {
             self.event(&event, committed).await?;
         }
-        if is_event { Ok(()) } else { self.watermark(&content).await }
+        Ok(())
     }
 
     async fn event(&mut self, content: &[u8], committed: Timestamp) -> Result<(), RelayError> {
@@ -420,5 +440,5 @@ fn since(then: Timestamp) -> f64 {
 }
 
 fn is_ours(prefix: &str) -> bool {
-    prefix == EVENT_PREFIX || prefix == WATERMARK_PREFIX
+    [BUNDLE_PREFIX, EVENT_PREFIX, WATERMARK_PREFIX].contains(&prefix)
 }

@@ -1,6 +1,5 @@
 //! Which chain of events a transaction writes to, and the tokens that say so.
 
-use contract::event::Event;
 use contract::partition::{Partition, Topic};
 use contract::time::Timestamp;
 use contract::token::{ENTRIES_MAX, Entry, ServerRun, Token};
@@ -60,16 +59,6 @@ impl Touched {
             entries: self.0.into_iter().map(|named| named.entry).collect(),
         };
         Some(token.encode())
-    }
-}
-
-/// Events of a transaction, encoded, in command order.
-#[derive(Debug, Default)]
-pub(super) struct Events(pub(super) Vec<Vec<u8>>);
-
-impl Events {
-    pub(super) fn push(&mut self, event: &Event<'_>) {
-        self.0.push(event.encode());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one statement that writes a batch: rows, answers to keep, the batch's own row, and the events.
 
 use bytes::Bytes;
+use contract::bundle::{BUNDLE_PREFIX, Bundles};
 use contract::signal::Signal;
 use contract::time::Timestamp;
 use sqlx::PgConnection;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 
 use super::session::Backend;
 use super::sql::{PgTime, bigint};
-use super::stamp::{Events, Stamp};
+use super::stamp::Stamp;
 use crate::request::{Answer, Request};
 
 /// What a transaction writes. No signal stands in it twice.
@@ -22,7 +23,8 @@ pub(super) struct Changes {
     /// Deletions to remember, with their version; also of what came to be in the same transaction.
     pub(super) tombstones: Vec<(Uuid, u64)>,
     pub(super) kept: Vec<Kept>,
-    pub(super) events: Events,
+    /// In command order.
+    pub(super) events: Bundles,
 }
 
 /// An answer to keep for a repeated request.
@@ -125,7 +127,7 @@ impl Changes {
             && self.deleted.is_empty()
             && self.tombstones.is_empty()
             && self.kept.is_empty()
-            && self.events.0.is_empty()
+            && self.events.is_empty()
     }
 
     /// Writes everything, and `batch` as the transaction's own row; outside of BEGIN and COMMIT it is a transaction by
@@ -193,8 +195,8 @@ impl Changes {
             .bind(stamp.proven.map(|run| run.started))
             .bind(PgTime(Timestamp(stamp.run.started)))
             .bind(format!("{:08X}", stamp.run.timeline))
-            .bind(contract::event::EVENT_PREFIX)
-            .bind(&self.events.0)
+            .bind(BUNDLE_PREFIX)
+            .bind(self.events.contents())
             .bind(backend.pid)
     }
 }

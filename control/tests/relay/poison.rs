@@ -1,3 +1,4 @@
+use contract::bundle::{BUNDLE_PREFIX, Bundles};
 use contract::event::{Change, EVENT_PREFIX, Event, TYPE_POISON};
 use contract::partition::{Partition, Topic};
 use contract::time::Timestamp;
@@ -47,6 +48,44 @@ async fn a_message_that_is_no_event_goes_out_as_a_marker_and_the_line_goes_on() 
     let (_, last) = all.iter().find(|(_, record)| record.key == fine.to_string()).expect("the line went on");
     assert_eq!(last.ce_type, "nexus.signal.created");
     relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_bundle_take_a_number_each_and_so_does_what_is_no_event_in_it() {
+    let place = Place::new("bundled").await;
+    let mut relay = place.relay();
+    relay.is(RelayState::Streaming).await;
+    let mut sql = place.sql().await;
+    let ids = [new_id(), new_id(), new_id()];
+    let mut bundles = Bundles::default();
+    let encoded = ids.map(|id| event(id, 1));
+    for one in &encoded {
+        bundles.push(&Event::decode(one).expect("an event"));
+    }
+    let whole = &bundles.contents()[0];
+    emit(&mut sql, BUNDLE_PREFIX, whole).await;
+    // The same once more, cut short: two events and a rest that is none.
+    emit(&mut sql, BUNDLE_PREFIX, &whole[..whole.len() - 1]).await;
+    emit(&mut sql, BUNDLE_PREFIX, b"").await;
+
+    let records = place.committed(7).await;
+    assert_unbroken(&records);
+    let times = |key: &str| {
+        let seen = records.values().flatten().filter(|record| record.key == key);
+        seen.map(|record| record.ce_type == TYPE_POISON).collect::<Vec<_>>()
+    };
+    assert_eq!(ids.map(|id| times(&id.to_string())), [vec![false; 2], vec![false; 2], vec![false]]);
+    assert_eq!(times(&uuid::Uuid::nil().to_string()), [true, true]);
+
+    // A successor proves its place by a bundle as by any message.
+    relay.stop().await;
+    let mut successor = place.relay();
+    successor.is(RelayState::Streaming).await;
+    emit(&mut sql, BUNDLE_PREFIX, whole).await;
+    let records = place.committed(10).await;
+    assert_unbroken(&records);
+    assert_eq!(records.values().map(Vec::len).sum::<usize>(), 10);
+    successor.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,10 @@ pub mod proxy;
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use contract::command::{CreateSignal, PatchSignal, Precondition, SignalCommand};
-use contract::event::{Change, EVENT_PREFIX, Event};
+use contract::bundle::{self, BUNDLE_PREFIX};
+use contract::event::{Change, Event};
 use contract::identity::Role;
 use contract::partition::Topic;
 use contract::query::{ListQuery, Order, Resource};
@@ -66,7 +68,7 @@ impl Place {
         let peek = "SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL,
                     'proto_version', '1', 'publication_names', 'nexus', 'messages', 'true')";
         let rows = sqlx::query(peek).bind(self.namespace.slot()).fetch_all(&mut self.admin().await).await.unwrap();
-        rows.iter().filter_map(|row| emitted(row.get("data"))).collect()
+        rows.iter().flat_map(|row| emitted(row.get("data"))).collect()
     }
 
     /// The rows of all signals, rendered, by id.
@@ -113,19 +115,22 @@ pub fn metrics() -> CommandMetrics {
     CommandMetrics::register(&prometheus::Registry::new()).expect("the first of their names")
 }
 
-/// A logical message of pgoutput: 'M', flags, LSN, prefix, length, content (protocol-logicalrep-message-formats).
-fn emitted(data: &[u8]) -> Option<Emitted> {
+/// The events in a message of pgoutput: 'M', flags, LSN, prefix, length, content (protocol-logicalrep-message-formats).
+fn emitted(data: &[u8]) -> Vec<Emitted> {
     if data.first() != Some(&b'M') {
-        return None;
+        return Vec::new();
     }
     let rest = &data[1 + 1 + 8..];
     let end = rest.iter().position(|b| *b == 0).expect("a prefix");
-    if &rest[..end] != EVENT_PREFIX.as_bytes() {
-        return None;
+    if &rest[..end] != BUNDLE_PREFIX.as_bytes() {
+        return Vec::new();
     }
-    let content = &rest[end + 1 + 4..];
-    let Event { topic, id, change, version, traceparent, value, .. } = Event::decode(content).expect("an event");
-    Some(Emitted { topic, id, change, version, traceparent: traceparent.into(), value: value.into() })
+    let content = Bytes::copy_from_slice(&rest[end + 1 + 4..]);
+    let event = |event: Bytes| {
+        let Event { topic, id, change, version, traceparent, value, .. } = Event::decode(&event).expect("an event");
+        Emitted { topic, id, change, version, traceparent: traceparent.into(), value: value.into() }
+    };
+    bundle::split(content).map(event).collect()
 }
 
 pub fn caller() -> Caller {

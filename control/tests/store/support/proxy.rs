@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use contract::event::EVENT_PREFIX;
+use contract::bundle::BUNDLE_PREFIX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -75,7 +75,7 @@ impl Proxy {
             // statement that brings the events commits by itself.
             let has = |text: &[u8]| buffer[..n].windows(text.len()).any(|window| window == text);
             inside |= has(b"BEGIN\0");
-            let commits = has(b"COMMIT\0") || (!inside && has(EVENT_PREFIX.as_bytes()));
+            let commits = has(b"COMMIT\0") || (!inside && has(BUNDLE_PREFIX.as_bytes()));
             inside &= !has(b"COMMIT\0") && !has(b"ROLLBACK\0");
             if commits && (1..=3).contains(&mode) {
                 let next = if mode == Mode::CutAfterCommitAndRefuse as u8 { Mode::Refuse } else { Mode::Pass };
