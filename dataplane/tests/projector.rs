@@ -234,7 +234,7 @@ async fn a_hole_is_never_skipped_and_one_in_the_log_itself_ends_in_a_new_generat
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_the_log_does_not_know_voids_the_generation() {
     let place = TestStack::shared().await.namespace("void").await.with_partitions(1);
-    let (mut log, mut reads, projector) = projected(&place, 20).await;
+    let (log, mut reads, projector) = projected(&place, 20).await;
     projector.stop().await;
     let s0: Partition = "s0".parse().unwrap();
     for wrong in ["another number at its offset", "past the log's end"] {
@@ -414,7 +414,7 @@ async fn a_rebuild_that_nobody_serves_on_for_ends_and_says_what_to_do() {
 async fn a_change_feed_stays_within_its_bytes_whoever_writes_it() {
     const LARGE: u64 = 2048;
     let place = TestStack::shared().await.namespace("feed").await.with_partitions(1);
-    let (mut log, mut reads, projector) = projected(&place, 20).await;
+    let (_log, mut reads, projector) = projected(&place, 20).await;
     projector.stop().await;
     let s0: Partition = "s0".parse().unwrap();
     let header = reads.header(s0).await.unwrap();
