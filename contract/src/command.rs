@@ -5,6 +5,7 @@
 
 use uuid::Uuid;
 
+use crate::blank::is_blank;
 use crate::identity::{Kind, Role, is_name};
 use crate::json::{Json, push_index, push_segment};
 use crate::problem::{FieldError, NOT_FOUND, Problem};
@@ -179,10 +180,10 @@ impl<'j, 'a> Fields<'j, 'a> {
         }
     }
 
-    /// A string of 1 to `max` characters that is not blank.
+    /// A string of 1 to `max` characters that is not [blank](is_blank).
     fn line(&mut self, name: &'static str, value: &Json<'_>, max: usize) -> Option<String> {
         let text = self.text(name, value)?;
-        if text.trim().is_empty() {
+        if is_blank(&text) {
             self.fail(name, "must not be blank");
             None
         } else if text.chars().count() > max {
@@ -605,6 +606,7 @@ mod tests {
             ("[]", vec![""]),
             ("{}", vec!["/title"]),
             (r#"{"title":" "}"#, vec!["/title"]),
+            (r#"{"title":"\u200b"}"#, vec!["/title"]),
             (r#"{"title":null}"#, vec!["/title"]),
             (r#"{"title":"\u0000"}"#, vec!["/title"]),
             (r#"{"title":"x","priority":"urgent"}"#, vec!["/priority"]),
@@ -690,6 +692,7 @@ mod tests {
             pointers(CreateKey::from_json(&json(r#"{"expires_at":"1970-01-01T00:00:01Z"}"#), now)),
             ["/name", "/expires_at"]
         );
+        assert_eq!(pointers(CreateKey::from_json(&json(r#"{"name":"\u3164"}"#), now)), ["/name"]);
         assert!(CreateKey::from_json(&json(r#"{"name":"ci","expires_at":"1970-01-01T00:00:02Z"}"#), now).is_ok());
     }
 }

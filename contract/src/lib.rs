@@ -4,6 +4,7 @@
 //! events, tokens, positions, watermarks, problem documents, cursors, the choice of the partition.
 
 pub mod bundle;
+pub mod blank;
 pub mod command;
 pub mod event;
 pub mod id;

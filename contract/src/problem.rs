@@ -75,7 +75,7 @@ kinds! {
     KEY_REUSED = 422 "idempotency-key-reused" "The Idempotency-Key belongs to another request"
         "A key stands for one request: same method, path, If-Match and body. Use a new key for a new request.";
     HEADERS_TOO_LARGE = 431 "headers-too-large" "The header is too large"
-        "The request's header may have 16 KiB.";
+        "The request's header may have 16 KiB. This answer has no body, as has the 400 of what is no HTTP at all.";
     INTERNAL = 500 "internal" "Something broke on our side"
         "The cause is in the server's log under this `request_id`. If it was a command, it was not applied.";
     UNAVAILABLE = 503 "unavailable" "A server this request needs is away"

@@ -4,6 +4,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use crate::blank::is_blank;
 use crate::json::{Json, write_string};
 use crate::problem::FieldError;
 use crate::time::Timestamp;
@@ -144,7 +145,7 @@ impl Payload {
 pub struct Signal {
     /// UUIDv7, made by the server.
     pub id: Uuid,
-    /// 1 to [`TITLE_CHARS_MAX`] characters, not blank.
+    /// 1 to [`TITLE_CHARS_MAX`] characters, not [blank](is_blank).
     pub title: String,
     /// How urgent.
     pub priority: Priority,
@@ -210,7 +211,7 @@ pub(crate) fn write_id_or_null(out: &mut String, id: Option<Uuid>) {
 /// # Errors
 /// What the rule asks for.
 pub fn check_title(title: &str) -> Result<(), String> {
-    if title.trim().is_empty() {
+    if is_blank(title) {
         Err("must not be blank".to_owned())
     } else if title.chars().count() > TITLE_CHARS_MAX {
         Err(format!("must have at most {TITLE_CHARS_MAX} characters"))
@@ -250,9 +251,9 @@ mod tests {
     #[test]
     fn titles_and_payloads_keep_their_bounds() {
         assert!(check_title("x").is_ok() && check_title(&"é".repeat(200)).is_ok());
-        assert!(
-            check_title("").is_err() && check_title(" \u{3000}\n").is_err() && check_title(&"é".repeat(201)).is_err()
-        );
+        for bad in ["", " \u{3000}\n", "\u{200b}", &"é".repeat(201)] {
+            assert!(check_title(bad).is_err(), "{bad:?}");
+        }
         let nested = |n: usize| format!("{}1{}", "{\"a\":".repeat(n), "}".repeat(n));
         let payload = |text: &str| Payload::from_json(&Json::parse(text.as_bytes()).expect("valid"), "/payload");
         assert!(payload(&nested(64)).is_ok() && payload(&nested(65)).is_err());

@@ -14,6 +14,8 @@ use runtime::telemetry;
 use sqlx::{Connection, PgConnection};
 use tokio::runtime::Runtime;
 
+include!(concat!(env!("OUT_DIR"), "/commit.rs"));
+
 /// How long threads that block in a library may hold up the exit.
 const BLOCKED_THREADS: Duration = Duration::from_millis(200);
 
@@ -38,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(settings) => {
             let threads = settings.worker_threads;
             runtime::scheduling::never_preempt();
+            runtime::commit::built_from(commit());
             within(threads, serve(*settings))
         }
         Command::Migrate(settings) => within(Some(1), migrate(settings)),

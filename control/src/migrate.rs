@@ -47,6 +47,7 @@ async fn give_rights(connection: &mut PgConnection, role: &str) -> Result<(), sq
     for statement in [
         format!("GRANT USAGE ON SCHEMA nexus TO {role}"),
         format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA nexus TO {role}"),
+        format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA nexus TO {role}"),
     ] {
         connection.execute(AssertSqlSafe(statement)).await?;
     }

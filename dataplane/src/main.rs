@@ -11,6 +11,8 @@ use runtime::shutdown::Shutdown;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+include!(concat!(env!("OUT_DIR"), "/commit.rs"));
+
 /// The read side of Nexus: keeps a view of all signals in Redis, and serves it.
 #[derive(Parser)]
 #[command(name = "nexus-dataplane", version)]
@@ -56,6 +58,7 @@ struct ReaderSettings {
 
 fn main() -> ExitCode {
     let arguments: Arguments = runtime::config::parse();
+    runtime::commit::built_from(commit());
     // Before there are threads, which inherit it.
     runtime::scheduling::never_preempt();
     let ended = Runtime::new().context("no runtime").and_then(|runtime| runtime.block_on(run(arguments.role)));

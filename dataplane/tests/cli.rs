@@ -181,6 +181,42 @@ async fn a_creation_that_waits_reads_with_its_token_until_it_is_visible() {
     assert_eq!((code, out.as_str()), (5, ""), "{err}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_waits_ends_when_the_view_shows_it_no_more() {
+    let stub = Stub::start().await;
+    stub.fill(4);
+    stub.state().stale_reads = 3;
+    let (code, out, err) = run(&stub, &["delete", FIRST, "--wait"]).await;
+    assert_eq!((code, out.as_str()), (0, ""), "{err}");
+    assert!(err.starts_with(&format!("deleted {FIRST}; gone from the view after ")), "{err}");
+    assert_eq!(stub.state().stale_reads, 0);
+
+    let rest = [2, 3, 4].map(|n| format!("01920000-0000-7000-8000-{n:012x}"));
+    let (code, _, err) = run(&stub, &["delete", "--wait", &rest[0], UNKNOWN, &rest[1]]).await;
+    assert!(code == 4 && err.matches("gone from the view").count() == 2, "{err}");
+    stub.state().stale_reads = 1_000_000;
+    let (code, _, err) = run(&stub, &["delete", &rest[2], "--wait=200ms"]).await;
+    assert!(code == 5 && err.contains("The command is done"), "{err}");
+    assert!(stub.state().signals.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_usage_line_of_an_error_asks_for_nothing_that_is_set_already() {
+    let stub = Stub::start().await;
+    for (arguments, usage) in [
+        (vec!["get"], "Usage: nexus-cli get [OPTIONS] <ID>\n"),
+        (vec!["create"], "Usage: nexus-cli create [OPTIONS] --title <TITLE>\n"),
+        (vec!["identities", "keys", "list"], "Usage: nexus-cli identities keys list [OPTIONS] <IDENTITY>\n"),
+        (vec!["--no-such-flag"], "Usage: nexus-cli [OPTIONS] <COMMAND>\n"),
+    ] {
+        let (code, _, err) = run(&stub, &arguments).await;
+        assert!(code == 2 && err.contains(usage), "{arguments:?}: {err}");
+        let help: Vec<&str> =
+            arguments.iter().filter(|word| !word.starts_with('-')).copied().chain(["--help"]).collect();
+        assert!(run(&stub, &help).await.1.contains(usage), "{help:?}");
+    }
+}
+
 /// A file of `count` lines with distinct titles, the `bad` ones (from 1) refused by the server or here.
 fn write_lines(path: &std::path::Path, count: usize, bad: &[usize]) {
     let line = |i: usize| match bad.iter().position(|b| *b == i) {

@@ -14,7 +14,7 @@ use contract::time::Timestamp;
 use dataplane::projector::{Batch, Effect};
 use dataplane::view::feed_cap::FEED_BYTES;
 use dataplane::view::{Outcome, Target, View};
-use infrastructure::TestStack;
+use infrastructure::{Namespace, TestStack};
 use redis::AsyncCommands;
 use support::{DEADLINE, Log, Projector, Reads, assert_same, expected, id, settings, until};
 
@@ -32,14 +32,26 @@ fn life(log: &mut Log, from: u64, count: u64) {
     log.flush();
 }
 
+/// A log of `count` signals' lives, and a projector that has applied it.
+async fn projected(place: &Namespace, count: u64) -> (Log, Reads, Projector) {
+    let mut log = Log::create(place).await;
+    let mut reads = Reads::of(place).await;
+    let projector = Projector::start(settings(place));
+    life(&mut log, 0, count);
+    reads.caught_up(&log).await;
+    (log, reads, projector)
+}
+
+/// Waits until the view is as far as the log; then it holds what the log says.
+async fn agree(reads: &mut Reads, log: &Log) {
+    reads.caught_up(log).await;
+    assert_same(&reads.content().await, &expected(log));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_is_applied_and_indexed_once() {
     let place = TestStack::shared().await.namespace("applied").await;
-    let mut log = Log::create(&place).await;
-    let projector = Projector::start(settings(&place));
-    let mut reads = Reads::of(&place).await;
-    life(&mut log, 0, 200);
-    reads.caught_up(&log).await;
+    let (mut log, mut reads, projector) = projected(&place, 200).await;
     life(&mut log, 200, 100);
     let who = Identity {
         id: id(1000),
@@ -66,8 +78,7 @@ async fn every_event_is_applied_and_indexed_once() {
     log.event(Topic::Keys, key.id, 1, Some(key.render()), Change::Created.ce_type(Topic::Keys));
     log.watermark(5);
     log.flush();
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
 
     // The feed joins on: each entry begins where the one before ended.
     let mut named = 0;
@@ -99,11 +110,7 @@ async fn every_event_is_applied_and_indexed_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_repeats_itself_changes_nothing() {
     let place = TestStack::shared().await.namespace("twice").await;
-    let mut log = Log::create(&place).await;
-    let projector = Projector::start(settings(&place));
-    let mut reads = Reads::of(&place).await;
-    life(&mut log, 0, 200);
-    reads.caught_up(&log).await;
+    let (mut log, mut reads, projector) = projected(&place, 200).await;
     let before = reads.content().await;
     let feeds = reads.feed(Partition { topic: Topic::Signals, index: 0 }).await;
     // As a relay does after an aborted transaction: the same records with the same numbers.
@@ -125,19 +132,14 @@ async fn a_log_that_repeats_itself_changes_nothing() {
     // And a new projector, from the checkpoint, finds nothing to do.
     let projector = Projector::start(settings(&place));
     life(&mut log, 6000, 1);
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
     projector.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_fails_midway_is_repaired_by_its_repetition() {
     let place = TestStack::shared().await.namespace("midway").await;
-    let mut log = Log::create(&place).await;
-    let mut reads = Reads::of(&place).await;
-    let projector = Projector::start(settings(&place));
-    life(&mut log, 0, 40);
-    reads.caught_up(&log).await;
+    let (mut log, mut reads, projector) = projected(&place, 40).await;
     // A set that is a string stops the script between the first index and the document.
     let mut broken = Vec::new();
     for partition in Partition::all(place.partitions()).into_iter().filter(|p| p.topic == Topic::Signals) {
@@ -168,8 +170,7 @@ async fn a_script_that_fails_midway_is_repaired_by_its_repetition() {
     for key in broken {
         let _: u64 = reads.redis.del(key).await.unwrap();
     }
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
     projector.stop().await;
 }
 
@@ -183,8 +184,7 @@ async fn two_projectors_on_the_same_partitions_are_harmless() {
     for round in 0..20 {
         life(&mut log, round * 100, 100);
     }
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
     let shared = async |projector: &Projector| {
         let mut status = projector.status.clone();
         let found = status.wait_for(|status| {
@@ -198,19 +198,14 @@ async fn two_projectors_on_the_same_partitions_are_harmless() {
     // The partitions of the one that goes are taken over.
     first.stop().await;
     life(&mut log, 9000, 50);
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_view_is_filled_again_while_nothing_is_served() {
     let place = TestStack::shared().await.namespace("lost").await;
-    let mut log = Log::create(&place).await;
-    let mut reads = Reads::of(&place).await;
-    let projector = Projector::start(settings(&place));
-    life(&mut log, 0, 500);
-    reads.caught_up(&log).await;
+    let (mut log, mut reads, projector) = projected(&place, 500).await;
     let generation = reads.header("s0".parse().unwrap()).await.unwrap().generation;
     reads.forget_everything().await;
     life(&mut log, 500, 100);
@@ -223,11 +218,7 @@ async fn a_lost_view_is_filled_again_while_nothing_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hole_is_never_skipped_and_one_in_the_log_itself_ends_in_a_new_generation() {
     let place = TestStack::shared().await.namespace("hole").await.with_partitions(1);
-    let mut log = Log::create(&place).await;
-    let mut reads = Reads::of(&place).await;
-    let projector = Projector::start(settings(&place));
-    life(&mut log, 0, 20);
-    reads.caught_up(&log).await;
+    let (mut log, mut reads, projector) = projected(&place, 20).await;
     let s0: Partition = "s0".parse().unwrap();
     let before = reads.header(s0).await.unwrap();
     log.next(s0);
@@ -236,19 +227,14 @@ async fn a_hole_is_never_skipped_and_one_in_the_log_itself_ends_in_a_new_generat
         reads.header(s0).await.filter(|header| header.generation > before.generation && header.ready)
     });
     filled.await.unwrap();
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
     projector.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_the_log_does_not_know_voids_the_generation() {
     let place = TestStack::shared().await.namespace("void").await.with_partitions(1);
-    let mut log = Log::create(&place).await;
-    let mut reads = Reads::of(&place).await;
-    let projector = Projector::start(settings(&place));
-    life(&mut log, 0, 20);
-    reads.caught_up(&log).await;
+    let (log, mut reads, projector) = projected(&place, 20).await;
     projector.stop().await;
     let s0: Partition = "s0".parse().unwrap();
     for wrong in ["another number at its offset", "past the log's end"] {
@@ -428,11 +414,7 @@ async fn a_rebuild_that_nobody_serves_on_for_ends_and_says_what_to_do() {
 async fn a_change_feed_stays_within_its_bytes_whoever_writes_it() {
     const LARGE: u64 = 2048;
     let place = TestStack::shared().await.namespace("feed").await.with_partitions(1);
-    let mut log = Log::create(&place).await;
-    let mut reads = Reads::of(&place).await;
-    let projector = Projector::start(settings(&place));
-    life(&mut log, 0, 20);
-    reads.caught_up(&log).await;
+    let (_log, mut reads, projector) = projected(&place, 20).await;
     projector.stop().await;
     let s0: Partition = "s0".parse().unwrap();
     let header = reads.header(s0).await.unwrap();
@@ -464,11 +446,7 @@ async fn a_change_feed_stays_within_its_bytes_whoever_writes_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_epoch_fills_a_new_generation_beside_the_serving_one() {
     let place = TestStack::shared().await.namespace("epoch").await.with_partitions(2);
-    let mut log = Log::create(&place).await;
-    let mut reads = Reads::of(&place).await;
-    let projector = Projector::start(settings(&place));
-    life(&mut log, 0, 200);
-    reads.caught_up(&log).await;
+    let (mut log, mut reads, projector) = projected(&place, 200).await;
     let old = reads.header("s0".parse().unwrap()).await.unwrap();
     // A row that Postgres no longer has: no event of the new epoch names it.
     log.epoch += 1;
@@ -492,7 +470,6 @@ async fn a_new_epoch_fills_a_new_generation_beside_the_serving_one() {
         assert!(header.generation > old.generation, "{partition}");
     }
     life(&mut log, 5000, 20);
-    reads.caught_up(&log).await;
-    assert_same(&reads.content().await, &expected(&log));
+    agree(&mut reads, &log).await;
     projector.stop().await;
 }

@@ -4,6 +4,7 @@
 //! A plane's main reads: [`config::parse`], [`telemetry::init`], [`shutdown::Shutdown::on_signals`],
 //! [`serve::bind`], then [`http::front::Front`] over its own [`http::front::Plane`].
 
+pub mod commit;
 pub mod config;
 mod connection;
 pub mod http;

@@ -239,6 +239,25 @@ async fn routes_answer_404_405_and_options() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_host_or_with_two_is_400_with_a_problem() {
+    let server = start(limits());
+    for hosts in ["", "host: x\r\nhost: x\r\n", "host: a b\r\n"] {
+        for path in ["/item", "/livez", "/none"] {
+            let answer = server.talk(format!("GET {path} HTTP/1.1\r\n{hosts}\r\n").as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("connection: close\r\n"), "{answer}");
+            assert!(
+                answer.contains("application/problem+json") && answer.contains("\"code\":\"bad-request\""),
+                "{answer}"
+            );
+        }
+    }
+    for request in ["GET /item HTTP/1.0\r\n\r\n", "GET /item HTTP/1.1\r\nhost:\r\nconnection: close\r\n\r\n"] {
+        let answer = server.talk(request.as_bytes()).await;
+        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_panic_is_answered_500_and_the_server_goes_on() {
     let server = start(limits());
     let answer = server.talk(b"GET /panic HTTP/1.1\r\nhost: x\r\nx-request-id: r7\r\nconnection: close\r\n\r\n").await;

@@ -46,13 +46,13 @@ impl Failure {
         };
         let code = refusal.code().unwrap_or_default().into_owned();
         match code.as_str() {
-            // Only the statement that writes divides, by zero where it finds something changed.
-            "22012" => Failure::Stale,
+            // Raised by nexus.refuse_batch() alone: the statement that writes found something changed.
+            "NX001" => Failure::Stale,
             // Serialization, deadlock, lock or statement time-out; a plan that a migration made stale.
             "40001" | "40P01" | "55P03" | "57014" | "0A000" | "26000" => Failure::Conflict(error),
             // A standby: it takes no writes, and gives no transaction its number.
             "25006" | "55000" => Failure::Away(Some(error)),
-            "42P01" | "3F000" | "42501" | "42703" => Failure::Unmigrated(Some(error)),
+            "42P01" | "3F000" | "42501" | "42703" | "42883" => Failure::Unmigrated(Some(error)),
             _ => match &code[..code.len().min(2)] {
                 "08" | "53" | "57" | "58" | "25" => Failure::Away(Some(error)),
                 "22" | "23" | "54" => Failure::Data(error),

@@ -65,10 +65,10 @@ impl Kept {
 // The parts of a WITH run in no particular order, but on rows that have nothing in common.
 // Only the order of the events counts, and that is the main query's.
 //
-// The division holds the transaction to what its commands were decided on: where the epoch's row, the server's run, a
-// row's version or an idempotency key is not as it was, it is by zero, and nothing is written. So it is where another
-// process of Postgres runs the statement than the session was opened with (a pooler by transactions between us): the
-// outcome of a lost commit could not be learned.
+// The CASE holds the transaction to what its commands were decided on: where the epoch's row, the server's run, a row's
+// version or an idempotency key is not as it was, its other branch raises NX001, and nothing is written. So it does where
+// another process of Postgres runs the statement than the session was opened with (a pooler by transactions between us):
+// the outcome of a lost commit could not be learned.
 // Reading the epoch's table locks it against the opening of another epoch (ACCESS EXCLUSIVE) until this transaction
 // ends, so that no batch straddles the change.
 const WRITE: &str = "
@@ -105,7 +105,7 @@ WITH created AS (
 ), batch AS (
     INSERT INTO nexus.batches (id, at) VALUES ($32, now())
 )
-SELECT 1 / (CASE WHEN
+SELECT CASE WHEN
            (SELECT (epoch, history) = ($33, $34) AND (timeline, started) IS NOT DISTINCT FROM ($35::int, $36::bigint)
             FROM nexus.epoch)
            AND pg_postmaster_start_time() = $37
@@ -114,7 +114,7 @@ SELECT 1 / (CASE WHEN
            AND (SELECT count(*) FROM updated) = cardinality($11)
            AND (SELECT count(*) FROM deleted) = cardinality($20)
            AND (SELECT count(*) FROM kept) = cardinality($24)
-       THEN 1 ELSE 0 END),
+       THEN 1 ELSE nexus.refuse_batch() END,
        (SELECT count(pg_logical_emit_message(true, $39, message)) FROM (
             SELECT message FROM unnest($40::bytea[]) WITH ORDINALITY AS e (message, place) ORDER BY place
         ) events)";

@@ -1,7 +1,7 @@
 //! Commands on signals: one transaction, one outcome each.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use contract::command::{CreateSignal, PatchPayload, PatchSignal, Precondition, SignalCommand};
 use contract::event::Change;
@@ -10,8 +10,9 @@ use contract::problem::{FieldError, Problem};
 use contract::query::{ListQuery, Order, Resource};
 use contract::signal::{Payload, Priority, Status};
 use contract::token::{ServerRun, Token};
+use control::batcher::CommandMetrics;
 use control::request::{Refusal, Work};
-use control::store::{Lookup, StoreError};
+use control::store::{Lookup, Store, StoreError, StoreSettings};
 use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
@@ -221,6 +222,42 @@ async fn a_token_says_whether_its_server_run_is_proven() {
     place.admin().await.execute("UPDATE nexus.epoch SET started = started - 1").await.unwrap();
     let token = Token::decode(&place.run(create("c")).await.token.unwrap()).unwrap();
     assert_eq!(token.unproven, Some(run));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_runs_again_leaves_no_error_in_the_log_of_postgres() {
+    let place = Place::new("quiet").await;
+    let registry = prometheus::Registry::new();
+    let url = place.namespace.database_url();
+    let metrics = CommandMetrics::register(&registry).unwrap();
+    let store = Store::new(StoreSettings::new(&url, PARTITIONS), metrics).unwrap();
+    let run = async || store.execute(&[request(create("a"))], Instant::now()).await.remove(0).expect("an answer");
+    run().await;
+    // What the store remembers of the epoch is no longer so.
+    place.admin().await.execute("UPDATE nexus.epoch SET epoch = 1001").await.unwrap();
+    assert_eq!(Token::decode(&run().await.token.unwrap()).unwrap().epoch, 1001);
+    let reruns: f64 = registry
+        .gather()
+        .iter()
+        .filter(|family| family.name() == "nexus_store_reruns_total")
+        .flat_map(|family| family.get_metric())
+        .map(|metric| metric.get_counter().get_value())
+        .sum();
+    assert_eq!(reruns, 1.0, "the batch was refused and ran again");
+
+    // Other errors of the same role are logged as ever, so this one stands last.
+    let mut serving = PgConnection::connect(&url).await.unwrap();
+    serving.execute("SELECT 1 / 0").await.expect_err("refused");
+    let database = url.rsplit_once('/').unwrap().1;
+    let log = place.namespace.servers().postgres.log();
+    let errors = infrastructure::wait::until("the division to be logged", Duration::from_secs(10), || async {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let of_ours = |line: &&str| line.contains(&format!("@{database} ERROR:"));
+        let errors: Vec<String> = text.lines().filter(of_ours).map(str::to_owned).collect();
+        errors.iter().any(|line| line.contains("division by zero")).then_some(errors)
+    });
+    let errors = errors.await.unwrap();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

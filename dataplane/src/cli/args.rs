@@ -2,8 +2,10 @@
 
 pub mod identities;
 mod rewrite;
+mod usage;
 
 pub use rewrite::rewrite;
+pub use usage::definition;
 
 use std::time::Duration;
 
@@ -237,7 +239,7 @@ pub struct Sending {
     pub show_token: bool,
 }
 
-/// What creating and updating take.
+/// What every command takes that changes an entity.
 #[derive(Debug, Clone, Args)]
 pub struct Writing {
     /// Read it back from the view, waiting until the change is visible (up to a time, 5s unless given)
@@ -309,9 +311,9 @@ pub struct DeleteArgs {
     /// Only when this is its version; goes with one id
     #[arg(long, value_name = "VERSION")]
     pub if_match: Option<u64>,
-    /// How it is sent.
+    /// How it is sent, and what is waited for.
     #[command(flatten)]
-    pub sending: Sending,
+    pub writing: Writing,
 }
 
 /// `wait`
@@ -408,12 +410,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use std::ffi::OsString;
 
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, FromArgMatches as _};
 
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(rewrite(line.split(' ').map(OsString::from)))
+        let matches = definition().try_get_matches_from(rewrite(line.split(' ').map(OsString::from)))?;
+        Cli::from_arg_matches(&matches)
     }
 
     #[test]
@@ -470,6 +473,8 @@ mod tests {
             "nexus-cli create --wait --title x",
             "nexus-cli create --title x --wait=10s",
             "nexus-cli delete a b c",
+            "nexus-cli delete --wait a b",
+            "nexus-cli delete a --wait=1s",
             "nexus-cli identities keys revoke a b",
         ] {
             assert!(parse(line).is_ok(), "{line}");

@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use contract::query::Resource;
 
 use args::identities::IdentityCommand;
@@ -44,7 +44,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         terminal::note(&format!("error: {error}: {cause}"));
         return ExitCode::from(2);
     }
-    let cli = match Cli::try_parse_from(args::rewrite(arguments)) {
+    let matches = args::definition().try_get_matches_from(args::rewrite(arguments));
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody reading the help is no error.
@@ -80,7 +81,6 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     }
     let settings = &cli.connection;
     let format = cli.output.unwrap_or(Format::Table);
-    let control = || Client::new(Plane::Control, settings);
     let data = || Client::new(Plane::Data, settings);
     match &cli.command {
         Command::List(args) => read::list_signals(&mut data()?, format, args).await,
@@ -88,7 +88,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Watch(args) => watch::watch_signals(&mut data()?, format, args).await,
         Command::Create(args) => write::create(&mut planes(settings)?, format, args).await,
         Command::Update(args) => write::update(&mut planes(settings)?, format, args).await,
-        Command::Delete(args) => write::delete(&mut control()?, Resource::Signals, args).await,
+        Command::Delete(args) => write::delete(&mut planes(settings)?, Resource::Signals, args).await,
         Command::Wait(args) => wait::wait(&mut data()?, format, Resource::Signals, args).await,
         Command::Import(args) => import::import(settings, cli.output, args).await,
         Command::Export(args) => read::export_signals(&mut data()?, cli.output.unwrap_or(Format::Jsonl), args).await,
@@ -110,7 +110,7 @@ async fn identities(settings: &Connection, output: Option<Format>, command: &Ide
         IdentityCommand::Watch(args) => watch::watch_identities(&mut data()?, format, args).await,
         IdentityCommand::Create(args) => write::create_identity(&mut planes(settings)?, format, args).await,
         IdentityCommand::Update(args) => write::update_identity(&mut planes(settings)?, format, args).await,
-        IdentityCommand::Delete(args) => write::delete(&mut control()?, Resource::Identities, args).await,
+        IdentityCommand::Delete(args) => write::delete(&mut planes(settings)?, Resource::Identities, args).await,
         IdentityCommand::Wait(args) => wait::wait(&mut data()?, format, Resource::Identities, args).await,
         IdentityCommand::Export(args) => {
             read::export_identities(&mut data()?, output.unwrap_or(Format::Jsonl), args).await

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use contract::json::{Json, write_string};
 use contract::query::Resource;
-use http::Method;
 use http::header::IF_MATCH;
+use http::{Method, StatusCode};
 
 use super::args::identities::{CreateIdentityArgs, IdentityMembers, UpdateIdentityArgs};
 use super::args::{CreateArgs, DeleteArgs, UpdateArgs, Writing};
@@ -160,9 +160,8 @@ async fn done(
     let Some(wait) = writing.wait else {
         return show(&answer.body, format, columns(resource));
     };
-    let token = token.ok_or_else(|| CliError::Failed("the answer carries no Nexus-Token to wait for".to_owned()))?;
     let start = Instant::now();
-    let seen = get_with_token(&mut planes.data, resource, &id, &token, wait).await?;
+    let seen = get_with_token(&mut planes.data, resource, &id, &to_wait_for(token)?, wait).await?;
     note(&format!("{verb} {id}; visible after {:.1} ms", start.elapsed().as_secs_f64() * 1000.0));
     show(&seen.body, format, columns(resource))
 }
@@ -215,23 +214,17 @@ fn matching(call: Call, version: Option<u64>) -> Result<Call, CliError> {
 /// `delete`: all of the ids are tried; the first failure is the command's.
 ///
 /// # Errors
-/// As the plane answers.
-pub async fn delete(client: &mut Client, resource: Resource, args: &DeleteArgs) -> Result<(), CliError> {
+/// As the planes answer.
+pub async fn delete(planes: &mut Planes, resource: Resource, args: &DeleteArgs) -> Result<(), CliError> {
     let single = args.ids.len() == 1;
-    if !single && (args.if_match.is_some() || args.sending.idempotency_key.is_some()) {
+    if !single && (args.if_match.is_some() || args.writing.sending.idempotency_key.is_some()) {
         return Err(CliError::Usage("--if-match and --idempotency-key go with one id".to_owned()));
     }
     let mut first = None;
     for id in &args.ids {
-        let call = matching(Call::new(Method::DELETE, entity_path(resource, id)), args.if_match)?;
-        match command(client, call, args.sending.idempotency_key.as_deref()).await {
-            Ok(answer) => {
-                note(&format!("deleted {id}"));
-                if args.sending.show_token {
-                    tell_token(answer.token().as_deref());
-                }
-            }
-            Err(error @ CliError::Problem(_)) if !single => {
+        match delete_one(planes, resource, id, args).await {
+            Ok(()) => {}
+            Err(error @ (CliError::Problem(_) | CliError::NotYetConsistent(_))) if !single => {
                 note(&format!("error: {id}: {error}"));
                 first.get_or_insert(error.exit_code());
             }
@@ -239,6 +232,33 @@ pub async fn delete(client: &mut Client, resource: Resource, args: &DeleteArgs) 
         }
     }
     first.map_or(Ok(()), |code| Err(CliError::Told(code)))
+}
+
+async fn delete_one(planes: &mut Planes, resource: Resource, id: &str, args: &DeleteArgs) -> Result<(), CliError> {
+    let Writing { wait, sending } = &args.writing;
+    let call = matching(Call::new(Method::DELETE, entity_path(resource, id)), args.if_match)?;
+    let answer = command(&mut planes.control, call, sending.idempotency_key.as_deref()).await?;
+    let token = answer.token();
+    if sending.show_token {
+        tell_token(token.as_deref());
+    }
+    let Some(wait) = *wait else {
+        note(&format!("deleted {id}"));
+        return Ok(());
+    };
+    let start = Instant::now();
+    match get_with_token(&mut planes.data, resource, id, &to_wait_for(token)?, wait).await {
+        Err(CliError::Problem(report)) if report.status == StatusCode::NOT_FOUND => {
+            note(&format!("deleted {id}; gone from the view after {:.1} ms", start.elapsed().as_secs_f64() * 1000.0));
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Err(CliError::Failed(format!("{id} is deleted, but the view shows it in spite of the token"))),
+    }
+}
+
+fn to_wait_for(token: Option<String>) -> Result<String, CliError> {
+    token.ok_or_else(|| CliError::Failed("the answer carries no Nexus-Token to wait for".to_owned()))
 }
 
 /// `identities create`

@@ -63,6 +63,26 @@ async fn a_signal_is_the_same_bytes_at_every_hop_of_its_life() {
 }
 
 #[tokio::test]
+async fn both_planes_say_which_commit_they_were_built_from() {
+    let namespace = TestStack::shared().await.namespace("version").await;
+    let planes = Planes::start(&namespace).await.expect("planes");
+    // A commit that the checkout knows; not just HEAD, which may have moved since the executables were built.
+    let git = |arguments: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.args(["-c", "safe.directory=*"]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+        git.output().is_ok_and(|output| output.status.success())
+    };
+    let in_checkout = git(&["rev-parse", "--verify", "HEAD"]);
+    for plane in [&planes.control, &planes.dataplane] {
+        let version = Client::new(plane, "").get("/version").await.expect(200).json();
+        let commit = version["commit"].as_str();
+        assert_eq!(commit.is_some(), in_checkout, "{version}");
+        let known = |commit: &str| commit.len() == 40 && git(&["cat-file", "-e", &format!("{commit}^{{commit}}")]);
+        assert!(commit.is_none_or(known), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn a_conflict_in_a_batch_rejects_one_command_and_two_patches_both_count() {
     let namespace = TestStack::shared().await.namespace("batch").await;
     let planes = Planes::start(&namespace).await.expect("planes");

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::body::Body;
 use super::cors::Cors;
 use super::failure::Failure;
+use super::host;
 use super::reply;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::route::{Route, Verb};
@@ -85,17 +86,19 @@ impl<P: Plane> Front<P> {
         let path = request.uri().path();
         let own = self.plane.resolve(path);
         let route = own.or_else(|| wellknown::resolve(path));
-        let outcome = match (route, verb) {
-            (None, _) => Err(Problem::new(&NOT_FOUND, "there is no such route").into()),
-            (Some(route), _) if request.method() == Method::OPTIONS => Ok(self.options(route, request.headers())),
-            (Some(route), Some(verb)) if route.verbs.contains(&verb) => {
+        let outcome = match (host::check(&request), route, verb) {
+            // No HTTP as it should be, whatever it asks for; nor is what follows on this connection to be trusted.
+            (Err(problem), ..) => Err(Failure::from(problem).closing()),
+            (_, None, _) => Err(Problem::new(&NOT_FOUND, "there is no such route").into()),
+            (_, Some(route), _) if request.method() == Method::OPTIONS => Ok(self.options(route, request.headers())),
+            (_, Some(route), Some(verb)) if route.verbs.contains(&verb) => {
                 if own.is_some() {
                     self.handle(request, route, verb, &id).await
                 } else {
                     wellknown::get(&self.about, path, request.headers())
                 }
             }
-            (Some(route), _) => {
+            (_, Some(route), _) => {
                 let detail = format!("{} is not a method of {}", request.method(), route.template);
                 Err(Failure::from(Problem::new(&METHOD_NOT_ALLOWED, detail)).with_header(ALLOW, route.allow()))
             }

@@ -6,6 +6,7 @@
 //!
 //! | status | piece |
 //! |---|---|
+//! | 400 (no `Host`) | the front, by [`host::check`] |
 //! | 404, 405 (route) | the front, by [`front::Plane::resolve`] |
 //! | 401 | [`headers::bearer`], then the plane's keys |
 //! | 403 | the plane's roles |
@@ -20,6 +21,7 @@ pub mod cors;
 pub mod failure;
 pub mod front;
 pub mod headers;
+pub mod host;
 pub mod media;
 mod metrics;
 pub mod query;

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::media::{Media, negotiate};
 use super::reply;
 use super::route::{Route, Verb};
-use crate::telemetry;
+use crate::{commit, telemetry};
 
 /// How ready a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,8 +63,6 @@ impl std::fmt::Debug for About {
     }
 }
 
-/// The commit that this was built from, when the build said so in `NEXUS_COMMIT`.
-pub const COMMIT: Option<&str> = option_env!("NEXUS_COMMIT");
 /// `release` or `debug`.
 pub const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 
@@ -149,7 +147,7 @@ fn ready(readiness: Readiness) -> Result<Response<Body>, Failure> {
 
 fn version(about: &About) -> Result<Vec<u8>, Failure> {
     let mut version = serde_json::json!({
-        "name": about.name, "version": about.version, "commit": COMMIT, "profile": PROFILE,
+        "name": about.name, "version": about.version, "commit": commit::of_this_process(), "profile": PROFILE,
     });
     if let Some(armed) = crate::sabotage::armed() {
         version["sabotage"] = armed.into();
@@ -192,7 +190,10 @@ fn index_html(about: &About) -> String {
 }
 
 fn problems_html() -> String {
-    let mut text = String::from("<p>Every error that this API answers.</p>\n<ul>\n");
+    let mut text = String::from(
+        "<p>Every error that this API answers, each with a problem document. Only what can't be read as a request of \
+         HTTP (400, 431) is answered without a body.</p>\n<ul>\n",
+    );
     for Kind { code, status, title, .. } in KINDS {
         let _ =
             writeln!(text, "<li>{status} <a href=\"/problems/{code}\"><code>{code}</code></a>: {}</li>", escape(title));
