@@ -3,8 +3,8 @@
 //! Everything that crosses a process boundary is defined here once, with golden files in the tests:
 //! events, tokens, positions, watermarks, problem documents, cursors, the choice of the partition.
 
-pub mod bundle;
 pub mod blank;
+pub mod bundle;
 pub mod command;
 pub mod event;
 pub mod id;

@@ -7,8 +7,8 @@ pub mod proxy;
 use std::time::Instant;
 
 use bytes::Bytes;
-use contract::command::{CreateSignal, PatchSignal, Precondition, SignalCommand};
 use contract::bundle::{self, BUNDLE_PREFIX};
+use contract::command::{CreateSignal, PatchSignal, Precondition, SignalCommand};
 use contract::event::{Change, Event};
 use contract::identity::Role;
 use contract::partition::Topic;
