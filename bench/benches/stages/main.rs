@@ -2,7 +2,7 @@
 //! outside of what is timed; what needs a server gets a real one, started by the first stage that asks for it.
 //!
 //! `cargo bench -p bench --bench stages -- store` runs the stages whose name contains `store`; `make bench` runs all and
-//! writes a summary; `cargo test -p bench --benches` goes through each once.
+//! writes a summary; `-- --test` goes through each once.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod aggregate;

@@ -157,6 +157,8 @@ impl Line {
 pub fn bench(c: &mut Criterion) {
     let line = OnceCell::new();
     let mut group = c.benchmark_group("publish");
+    // A broker that has just started compiles what is hot.
+    group.warm_up_time(Duration::from_secs(2));
     for records in [1, 16, 128, RECORDS] {
         group.throughput(Throughput::Elements(records));
         group.bench_function(BenchmarkId::new("acknowledged", records), |b| {
@@ -177,7 +179,11 @@ pub fn bench(c: &mut Criterion) {
         });
     }
     // Each takes a transaction, whose beginning is not what is measured and takes longer.
-    group.throughput(Throughput::Elements(1)).measurement_time(Duration::from_millis(300)).sample_size(10);
+    group
+        .throughput(Throughput::Elements(1))
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(300))
+        .sample_size(10);
     group.bench_function("commit", |b| {
         let mut line = line.get_or_init(start).borrow_mut();
         b.iter_custom(|rounds| {

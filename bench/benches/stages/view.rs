@@ -118,7 +118,7 @@ impl Spread {
         // A Weyl sequence, mixed: https://doi.org/10.1145/2660193.2660195 (SplitMix).
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        usize::try_from(u128::from(mixed ^ (mixed >> 31)) * most as u128 >> 64).expect("below the length")
+        usize::try_from((u128::from(mixed ^ (mixed >> 31)) * most as u128) >> 64).expect("below the length")
     }
 }
 
