@@ -44,9 +44,8 @@ check: ## Format, lints, licences, docs
 	@infrastructure/setup.sh
 	@infrastructure/check.sh
 
-bench: up ## The stages by themselves, then 1,000 commands/s for a minute against the running stack
-	@cargo bench -p bench
-	@$(WITH_ENV); $(BIN)/loadgen run --rate 1000 --duration 60s --out $(TARGET)/bench
+bench: build ## Every stage by itself and the whole way of one command, with servers of its own; a summary in results/: make bench ARGS=store
+	@infrastructure/bench.sh $(ARGS)
 
 peers: build ## The comparison with other systems, with servers of its own: make peers ARGS="--only ingest,reads --repeats 3"
 	@cargo run --release -p bench --features peers --bin peers -- $(ARGS)

@@ -1,4 +1,7 @@
-//! What the benches share: a client with one connection, and documents of a known size.
+//! What the benches share: a client with one connection, documents of a known size, the servers, and the report.
+
+pub mod report;
+pub mod servers;
 
 use std::net::SocketAddr;
 

@@ -13,7 +13,7 @@
 mod database;
 mod metrics;
 mod readback;
-mod record;
+pub mod record;
 mod replication_url;
 mod stream;
 mod takeover;

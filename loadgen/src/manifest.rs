@@ -104,7 +104,8 @@ fn read(path: &str) -> Option<String> {
 }
 
 /// The commit, whether the tree was changed, and a hash of the lock file.
-fn source() -> Value {
+#[must_use]
+pub fn source() -> Value {
     use sha2::Digest as _;
     let lock = output("git", &["rev-parse", "--show-toplevel"])
         .and_then(|top| std::fs::read(Path::new(&top).join("Cargo.lock")).ok())
@@ -173,12 +174,15 @@ fn version_of(url: &str) -> Value {
         .unwrap_or(Value::Null)
 }
 
-fn load_average() -> Option<String> {
+/// `/proc/loadavg`.
+#[must_use]
+pub fn load_average() -> Option<String> {
     read("/proc/loadavg")
 }
 
 /// The other busy processes: name and share of a core since they started.
-fn busiest() -> Value {
+#[must_use]
+pub fn busiest() -> Value {
     let text = output("ps", &["-eo", "pcpu,comm", "--sort=-pcpu", "--no-headers"]).unwrap_or_default();
     text.lines()
         .take(10)

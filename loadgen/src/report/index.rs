@@ -20,7 +20,8 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
     names.sort();
     let mut text = String::from(
         "# Results\n\nOne folder per run, made by `loadgen`; this page is made by `loadgen report results`.\n\
-         Every folder holds its exact command, machine and servers (`manifest.json`), the figures (`summary.json`),\n\
+         Those named `-stages` are made by `make bench` and hold a summary and a manifest.\n\
+         Every other holds its exact command, machine and servers (`manifest.json`), the figures (`summary.json`),\n\
          the raw histograms (`run.hlog`, `total.hlog`, readable by HdrHistogram tools), `timeline.csv`, and `report.html`.\n\
          The clock of a latency to consistency (l2c) starts when the command was *meant* to be sent and stops when\n\
          the view server's watch shows its version or a later one.\n\n\
@@ -39,6 +40,13 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
         } else if path.join("compare.json").is_file() {
             let comparison: crate::compare::Comparison = read_json(&path.join("compare.json"))?;
             let _ = writeln!(others, "- [{name}]({name}/report.html): comparison; {}", comparison.headline());
+            count += 1;
+        } else if path.join("summary.md").is_file() {
+            // Of `make bench`: its summary.json has figures of its own.
+            let summary: serde_json::Value = read_json(&path.join("summary.json"))?;
+            let headline = summary["headline"].as_str().unwrap_or("no headline");
+            let manifest: serde_json::Value = read_json(&path.join("manifest.json"))?;
+            let _ = writeln!(others, "- [{name}]({name}/summary.md): {headline}; {}", html::commit(&manifest));
             count += 1;
         } else if path.join("summary.json").is_file() {
             let summary: Summary = read_json(&path.join("summary.json"))?;
@@ -71,4 +79,23 @@ pub fn render(folder: &Path) -> Result<usize, ReportError> {
     text.push_str(if count == 0 { "No run is committed yet.\n" } else { &others });
     write(&folder.join("README.md"), &text)?;
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_the_stages_is_listed_by_its_headline() {
+        let results = tempfile::tempdir().unwrap();
+        let run = results.path().join("2026-01-01-stages");
+        std::fs::create_dir(&run).unwrap();
+        std::fs::write(run.join("summary.json"), r#"{"kind":"stages","headline":"9 benches","stages":{}}"#).unwrap();
+        std::fs::write(run.join("summary.md"), "# Stages").unwrap();
+        std::fs::write(run.join("manifest.json"), r#"{"source":{"commit":"0123456789abcdef","dirty":true}}"#).unwrap();
+        assert_eq!(render(results.path()).unwrap(), 1);
+        let page = std::fs::read_to_string(results.path().join("README.md")).unwrap();
+        let line = "- [2026-01-01-stages](2026-01-01-stages/summary.md): 9 benches; commit 0123456789ab with changes";
+        assert!(page.contains(line), "{page}");
+    }
 }
