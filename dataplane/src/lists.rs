@@ -1,7 +1,9 @@
 //! Pages of lists: ids out of every partition's indexes in one round trip, their documents in another.
+//!
+//! Most pages are filled by the first sets of the order alone, with about as many ids from each partition. So little is
+//! asked for first; where that does not prove the page, all sets are asked for as many ids as a page can take.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use contract::partition::{Partition, Topic};
@@ -17,9 +19,11 @@ use crate::pulse::partitions_of;
 use crate::view::header::Header;
 use crate::view::keys::{CODE_PLAIN, parse_signal_code, signal_code};
 
-const SCRIPT: &str = include_str!("lists.lua");
 /// Documents of one round trip: a page of the largest ones must not be one answer.
 const DOCUMENTS_MAX: usize = 128;
+/// What a partition is asked for at first beyond its equal share of a page, in square roots of that: more than three standard
+/// deviations.
+const SHARE_SLACK: usize = 4;
 /// How often a page is begun again because the generation changed under it.
 const TRIES_MAX: usize = 4;
 
@@ -42,7 +46,7 @@ pub struct Page {
     /// Whether more follow.
     pub more: bool,
     /// Every partition's header as its items were last read.
-    pub headers: BTreeMap<Partition, Arc<Header>>,
+    pub headers: Headers,
 }
 
 impl Page {
@@ -58,6 +62,8 @@ impl Page {
 fn priority_of(code: u8) -> Priority {
     parse_signal_code(code).map_or(Priority::Low, |(priority, _)| priority)
 }
+
+type Headers = BTreeMap<Partition, Arc<Header>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
@@ -169,7 +175,7 @@ impl Listing {
         for priority in self.filter.priorities() {
             let group = match self.order {
                 Order::Priority if after.is_some_and(|after| priority > after.priority) => continue,
-                Order::Priority => Priority::ALL.len() as u8 - priority.rank(),
+                Order::Priority => group_of(priority),
                 Order::Created | Order::CreatedDescending => 0,
             };
             codes.extend(self.filter.statuses().map(|status| (signal_code(priority, status), group)));
@@ -177,8 +183,17 @@ impl Listing {
         codes
     }
 
+    /// Where a candidate stands in the order.
+    fn rank(&self, candidate: &Candidate) -> (u8, u128) {
+        let id = candidate.id.as_u128();
+        match self.order {
+            Order::Created => (0, id),
+            Order::CreatedDescending => (0, !id),
+            Order::Priority => (group_of(priority_of(candidate.code)), id),
+        }
+    }
+
     /// The next `most` ids over all partitions; `None` when a generation changed.
-    #[allow(clippy::type_complexity)]
     async fn candidates(
         &self,
         view: &View,
@@ -186,38 +201,89 @@ impl Listing {
         signals: u16,
         most: usize,
         after: Option<After>,
-    ) -> RedisResult<Result<Option<(Vec<Candidate>, BTreeMap<Partition, Arc<Header>>)>, ReadError>> {
+    ) -> RedisResult<Result<Option<(Vec<Candidate>, Headers)>, ReadError>> {
         let partitions = partitions_of(self.topic, signals);
         let codes = self.codes(after);
-        let newest_first = self.order == Order::CreatedDescending;
-        let mut pipeline = redis::Pipeline::with_capacity(partitions.len());
-        for partition in &partitions {
-            let generation = view.generation(*partition);
-            let command = pipeline.cmd("EVAL").arg(SCRIPT).arg(codes.len() + 1).arg(view.keys.header(*partition));
-            for (code, _) in &codes {
-                command.arg(view.keys.index(*partition, generation, *code));
-            }
-            command.arg(most).arg(u8::from(newest_first));
-            for (code, group) in &codes {
-                let bounded =
-                    after.filter(|after| self.order != Order::Priority || priority_of(*code) == after.priority);
-                let bound = match bounded {
-                    Some(after) => [&b"("[..], after.id.as_bytes()].concat(),
-                    None => {
-                        if newest_first {
-                            b"+".to_vec()
-                        } else {
-                            b"-".to_vec()
-                        }
+        let group = codes.first().map(|(_, group)| *group);
+        let first = codes.iter().take_while(|(_, of)| Some(*of) == group).count();
+        let share = most.div_ceil(partitions.len());
+        let each = share + SHARE_SLACK * share.isqrt();
+        if first < codes.len() || each < most {
+            let each = each.min(most);
+            match self.ask(view, link, &partitions, &codes[..first], each, after).await? {
+                Ok(Some((sets, headers))) => {
+                    if let Some(candidates) = self.proven(sets, each, most, first == codes.len()) {
+                        return Ok(Ok(Some((candidates, headers))));
                     }
-                };
-                command.arg(*group).arg(bound);
+                }
+                other => return Ok(other.map(|_| None)),
             }
+        }
+        // All sets at once, those of before too: what moved from one to another meanwhile would be in neither.
+        let answer = self.ask(view, link, &partitions, &codes, most, after).await?;
+        Ok(answer.map(|answer| answer.map(|(sets, headers)| (self.merged(sets, most), headers))))
+    }
+
+    /// The next `most` ids, if they are: no set that was cut off at `each`, and none that was left out unless these are
+    /// `all`, can hold one that comes before the last of them.
+    fn proven(&self, sets: Vec<Vec<Candidate>>, each: usize, most: usize, all: bool) -> Option<Vec<Candidate>> {
+        let cut = sets.iter().filter(|set| set.len() >= each).filter_map(|set| set.last());
+        let horizon = cut.map(|last| self.rank(last)).min();
+        let merged = self.merged(sets, most);
+        let last = merged.get(most - 1).map(|last| self.rank(last));
+        let is_proven = match (last, horizon) {
+            (Some(last), Some(horizon)) => last <= horizon,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => all,
+        };
+        is_proven.then_some(merged)
+    }
+
+    fn merged(&self, sets: Vec<Vec<Candidate>>, most: usize) -> Vec<Candidate> {
+        let mut candidates = sets.concat();
+        candidates.sort_unstable_by_key(|candidate| self.rank(candidate));
+        // While its change is under way, an id may stand in two sets.
+        candidates.dedup_by_key(|candidate| self.rank(candidate));
+        candidates.truncate(most);
+        candidates
+    }
+
+    /// Up to `each` ids of every set of every partition; `None` when a generation changed.
+    ///
+    /// The sets of one partition are read at one moment. Its header is read at the same one: a generation that serves then is
+    /// whole, because what a flip leaves behind is only deleted afterwards.
+    async fn ask(
+        &self,
+        view: &View,
+        link: &mut Link,
+        partitions: &[Partition],
+        codes: &[(u8, u8)],
+        each: usize,
+        after: Option<After>,
+    ) -> RedisResult<Result<Option<(Vec<Vec<Candidate>>, Headers)>, ReadError>> {
+        let newest_first = self.order == Order::CreatedDescending;
+        let (command, open, end) =
+            if newest_first { ("ZREVRANGEBYLEX", &b"+"[..], "-") } else { ("ZRANGEBYLEX", &b"-"[..], "+") };
+        let bound = after.map(|after| [&b"("[..], after.id.as_bytes()].concat());
+        let mut pipeline = redis::Pipeline::with_capacity(partitions.len() * (codes.len() + 3));
+        for partition in partitions {
+            let generation = view.generation(*partition);
+            // A transaction each, not one for all: their keys may lie on different servers one day.
+            pipeline.cmd("MULTI").ignore().cmd("GET").arg(view.keys.header(*partition)).ignore();
+            for (code, _) in codes {
+                let bounded =
+                    after.is_some_and(|after| self.order != Order::Priority || priority_of(*code) == after.priority);
+                let start = bound.as_deref().filter(|_| bounded).unwrap_or(open);
+                let index = view.keys.index(*partition, generation, *code);
+                pipeline.cmd(command).arg(index).arg(start).arg(end).arg("LIMIT").arg(0).arg(each).ignore();
+            }
+            pipeline.cmd("EXEC");
         }
         let generations: Vec<u64> = partitions.iter().map(|partition| view.generation(*partition)).collect();
         let answers: Vec<Value> = pipeline.query_async(&mut link.connection).await?;
-        let (mut candidates, mut headers, mut changed) = (Vec::new(), BTreeMap::new(), false);
-        for ((partition, generation), answer) in partitions.into_iter().zip(generations).zip(answers) {
+        let (mut sets, mut headers, mut changed) = (Vec::new(), Headers::new(), false);
+        for ((partition, generation), answer) in partitions.iter().zip(generations).zip(answers) {
             let Value::Array(parts) = answer else { return Err(unexpected()) };
             let mut parts = parts.into_iter();
             let header = match view.check(link, &parts.next().unwrap_or_default()) {
@@ -225,34 +291,82 @@ impl Listing {
                 Err(error) => return Ok(Err(error)),
             };
             if header.generation != generation {
-                view.saw(partition, header.generation);
+                view.saw(*partition, header.generation);
                 changed = true;
             }
-            headers.insert(partition, header);
+            headers.insert(*partition, header);
             for ((code, _), ids) in codes.iter().zip(parts) {
                 let Value::Array(ids) = ids else { return Err(unexpected()) };
-                for id in ids {
-                    let Value::BulkString(id) = id else { return Err(unexpected()) };
-                    let id = Uuid::from_slice(&id).map_err(|_| unexpected())?;
-                    candidates.push(Candidate { id, code: *code, partition });
-                }
+                let set: Option<Vec<Candidate>> = ids.iter().map(|id| candidate(id, *code, *partition)).collect();
+                sets.push(set.ok_or_else(unexpected)?);
             }
         }
-        if changed {
-            return Ok(Ok(None));
+        Ok(Ok((!changed).then_some((sets, headers))))
+    }
+}
+
+fn candidate(id: &Value, code: u8, partition: Partition) -> Option<Candidate> {
+    let Value::BulkString(id) = id else { return None };
+    Some(Candidate { id: Uuid::from_slice(id).ok()?, code, partition })
+}
+
+/// The place of a priority among the groups of an order by it.
+fn group_of(priority: Priority) -> u8 {
+    Priority::ALL.len() as u8 - priority.rank()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(order: Order, priority: Priority, ids: &[u128]) -> Vec<Candidate> {
+        let code = signal_code(priority, contract::signal::Status::ALL[0]);
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        if order == Order::CreatedDescending {
+            ids.reverse();
         }
-        match self.order {
-            Order::Created => candidates.sort_unstable_by_key(|candidate| candidate.id),
-            Order::CreatedDescending => candidates.sort_unstable_by_key(|candidate| Reverse(candidate.id)),
-            Order::Priority => {
-                candidates.sort_unstable_by_key(|candidate| (Reverse(priority_of(candidate.code)), candidate.id));
-            }
-        }
-        // While its change is under way, an id may stand in two sets.
-        let mut seen = HashSet::new();
-        let by_priority = self.order == Order::Priority;
-        candidates.retain(|c| seen.insert((c.id, if by_priority { Some(priority_of(c.code)) } else { None })));
-        candidates.truncate(most);
-        Ok(Ok(Some((candidates, headers))))
+        let partition = Partition { topic: Topic::Signals, index: 0 };
+        ids.into_iter().map(|id| Candidate { id: Uuid::from_u128(id), code, partition }).collect()
+    }
+
+    fn listing(order: Order) -> Listing {
+        Listing { topic: Topic::Signals, filter: Filter::default(), order }
+    }
+
+    fn ids(page: Option<Vec<Candidate>>) -> Option<Vec<u128>> {
+        page.map(|page| page.iter().map(|candidate| candidate.id.as_u128()).collect())
+    }
+
+    #[test]
+    fn a_page_is_proven_only_where_no_set_can_hold_an_earlier_one() {
+        let of = |order, ids: &[u128]| candidates(order, Priority::High, ids);
+        let created = listing(Order::Created);
+        let sets = |a: &[u128], b: &[u128]| vec![of(Order::Created, a), of(Order::Created, b)];
+        // Cut off at 3: what follows in the first set comes after 5, in the second after 9.
+        assert_eq!(ids(created.proven(sets(&[1, 2, 5], &[3, 4, 9]), 3, 4, true)), Some(vec![1, 2, 3, 4]));
+        assert_eq!(ids(created.proven(sets(&[1, 2, 5], &[3, 4, 9]), 3, 5, true)), Some(vec![1, 2, 3, 4, 5]));
+        // The sixth may be 6, 7 or 8 of the first set.
+        assert_eq!(ids(created.proven(sets(&[1, 2, 5], &[3, 4, 9]), 3, 6, true)), None);
+        // Neither was cut off: that is all there is, unless sets were left out.
+        assert_eq!(ids(created.proven(sets(&[1, 2], &[3]), 3, 6, true)), Some(vec![1, 2, 3]));
+        assert_eq!(ids(created.proven(sets(&[1, 2], &[3]), 3, 6, false)), None);
+        assert_eq!(ids(created.proven(sets(&[1, 2], &[3]), 3, 3, false)), Some(vec![1, 2, 3]));
+
+        let newest = listing(Order::CreatedDescending);
+        let sets = vec![of(Order::CreatedDescending, &[9, 8, 5]), of(Order::CreatedDescending, &[7, 6, 1])];
+        assert_eq!(ids(newest.proven(sets.clone(), 3, 5, true)), Some(vec![9, 8, 7, 6, 5]));
+        assert_eq!(ids(newest.proven(sets, 3, 6, true)), None);
+    }
+
+    #[test]
+    fn an_id_in_two_sets_stands_on_the_page_once() {
+        let twice = |order| {
+            let set = |priority| candidates(order, priority, &[4]);
+            ids(Some(listing(order).merged(vec![set(Priority::Low), set(Priority::High)], 9)))
+        };
+        assert_eq!(twice(Order::Created), Some(vec![4]));
+        // By priority it has two places, and only the document tells which is right.
+        assert_eq!(twice(Order::Priority), Some(vec![4, 4]));
     }
 }
