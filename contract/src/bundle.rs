@@ -11,8 +11,9 @@ use crate::event::Event;
 
 /// Prefix of the logical messages that carry bundles. Each event in one takes a number.
 pub const BUNDLE_PREFIX: &str = "nexus.events";
-/// Bytes from which on a bundle takes no more events.
-const FULL: usize = 1 << 20;
+/// Bytes from which on a bundle takes no more events: a batch of the usual size fits, and a relay that reads ahead by a
+/// number of messages does so by a bounded number of bytes.
+pub const FULL: usize = 128 << 10;
 /// Bytes of an event's length.
 const LENGTH: usize = 4;
 

@@ -1,9 +1,10 @@
 //! Events: how one travels through the WAL, and how it stands on a topic.
 //!
 //! In the WAL an event is the content of a transactional logical message with the prefix
-//! [`EVENT_PREFIX`], or a part of a [bundle](crate::bundle). On a topic it is a record: the key is the entity's id (36 characters), the value
-//! the entity's full new state as JSON, byte for byte what both planes answer, or null for a
-//! deletion; headers follow CloudEvents 1.0 in binary mode. Changes are additive only.
+//! [`EVENT_PREFIX`], or a part of a [bundle](crate::bundle). On a topic it is a record: the key is the
+//! entity's id (36 characters), the value the entity's full new state as JSON, byte for byte what both
+//! planes answer, or null for a deletion; headers follow CloudEvents 1.0 in binary mode. Changes are
+//! additive only.
 
 use std::fmt::Write as _;
 

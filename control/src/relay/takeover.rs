@@ -26,9 +26,11 @@ use crate::topics::{self, TopicError};
 
 /// How often a standby looks whether the slot is free.
 const STANDBY: Duration = Duration::from_millis(200);
-/// Messages that are read ahead. The largest event has some 100 KiB, so 25 MiB at most; larger messages are
-/// not ours, and Postgres holds them whole as well.
-const READ_AHEAD: usize = 256;
+/// Messages that are read ahead. A bundle may be one event, of some 100 KiB at most, larger than [`bundle::FULL`], so 29 MiB
+/// at most; larger messages are not ours, and Postgres holds them whole as well.
+///
+/// [`bundle::FULL`]: contract::bundle::FULL
+const READ_AHEAD: usize = 128;
 /// How long Postgres keeps the slot for a relay that says nothing: then a standby may have it.
 const SILENCE: &str = "-c wal_sender_timeout=10s";
 

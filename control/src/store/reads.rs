@@ -129,7 +129,8 @@ impl Inner {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let look = sqlx::query("SELECT FROM nexus.epoch");
+        // The function is of the newest migration: without it no command can be written (42883).
+        let look = sqlx::query("SELECT 'nexus.refuse_batch()'::regprocedure FROM nexus.epoch");
         match self.read(look.fetch_optional(&self.reads)).await? {
             Some(_) => Ok(()),
             None => Err(StoreError::Unmigrated),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use contract::event::{Change, EVENT_PREFIX, Event, RecordId};
+use contract::bundle::{BUNDLE_PREFIX, Bundles};
+use contract::event::{Change, Event, RecordId};
 use contract::partition::{Partition, Topic};
 use contract::position::Position;
 use contract::time::Timestamp;
@@ -247,12 +248,15 @@ pub async fn try_emit<'c>(
     Ok(())
 }
 
-/// Emits `count` new signals in one transaction.
+/// Emits `count` new signals in one transaction, in bundles as the store does.
 pub async fn emit_many(sql: &mut PgConnection, count: usize) {
-    let events: Vec<Vec<u8>> = (0..count).map(|_| event(new_id(), 1)).collect();
+    let mut bundles = Bundles::default();
+    for event in (0..count).map(|_| event(new_id(), 1)) {
+        bundles.push(&Event::decode(&event).expect("an event"));
+    }
     sqlx::query("SELECT count(pg_logical_emit_message(true, $1, e)) FROM unnest($2::bytea[]) WITH ORDINALITY u(e, n)")
-        .bind(EVENT_PREFIX)
-        .bind(&events)
+        .bind(BUNDLE_PREFIX)
+        .bind(bundles.contents())
         .execute(sql)
         .await
         .expect("emitted");

@@ -261,6 +261,22 @@ async fn a_batch_that_runs_again_leaves_no_error_in_the_log_of_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_an_older_migration_is_not_ready_until_it_is_migrated() {
+    let place = Place::new("older").await;
+    let rename = async |from, to| {
+        let rename = format!("ALTER FUNCTION nexus.{from}() RENAME TO {to}");
+        place.admin().await.execute(sqlx::AssertSqlSafe(rename)).await.unwrap();
+    };
+    rename("refuse_batch", "not_yet").await;
+    assert!(matches!(place.store.ping().await, Err(StoreError::Unmigrated)));
+    let refusal = place.try_run(request(create("x"))).await.expect_err("refused");
+    assert!(matches!(refusal, Refusal::Unavailable { .. }), "{refusal:?}");
+    rename("not_yet", "refuse_batch").await;
+    place.store.ping().await.expect("migrated");
+    assert_eq!(place.try_run(request(create("x"))).await.expect("an answer").status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_an_epoch_commands_are_refused() {
     let place = Place::new("unmigrated").await;
     place.admin().await.execute("DELETE FROM nexus.epoch").await.unwrap();
