@@ -50,7 +50,7 @@ pub struct View {
 }
 
 /// Places for the generations of all partitions there may be ([`contract::partition::PARTITIONS_MAX`]).
-const GENERATIONS: usize = 32;
+const GENERATIONS: usize = 2 + contract::partition::PARTITIONS_MAX as usize;
 
 impl View {
     /// The view below `keys`.

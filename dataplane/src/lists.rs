@@ -267,20 +267,20 @@ impl Listing {
             if newest_first { ("ZREVRANGEBYLEX", &b"+"[..], "-") } else { ("ZRANGEBYLEX", &b"-"[..], "+") };
         let bound = after.map(|after| [&b"("[..], after.id.as_bytes()].concat());
         let mut pipeline = redis::Pipeline::with_capacity(partitions.len() * (codes.len() + 3));
-        for partition in partitions {
-            let generation = view.generation(*partition);
+        // Read once: what the keys name is what the header has to say.
+        let generations: Vec<u64> = partitions.iter().map(|partition| view.generation(*partition)).collect();
+        for (partition, generation) in partitions.iter().zip(&generations) {
             // A transaction each, not one for all: their keys may lie on different servers one day.
             pipeline.cmd("MULTI").ignore().cmd("GET").arg(view.keys.header(*partition)).ignore();
             for (code, _) in codes {
                 let bounded =
                     after.is_some_and(|after| self.order != Order::Priority || priority_of(*code) == after.priority);
                 let start = bound.as_deref().filter(|_| bounded).unwrap_or(open);
-                let index = view.keys.index(*partition, generation, *code);
+                let index = view.keys.index(*partition, *generation, *code);
                 pipeline.cmd(command).arg(index).arg(start).arg(end).arg("LIMIT").arg(0).arg(each).ignore();
             }
             pipeline.cmd("EXEC");
         }
-        let generations: Vec<u64> = partitions.iter().map(|partition| view.generation(*partition)).collect();
         let answers: Vec<Value> = pipeline.query_async(&mut link.connection).await?;
         let (mut sets, mut headers, mut changed) = (Vec::new(), Headers::new(), false);
         for ((partition, generation), answer) in partitions.iter().zip(generations).zip(answers) {

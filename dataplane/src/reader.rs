@@ -1,14 +1,14 @@
 //! The hot path's reads: whatever waits is read in one round.
 //!
 //! *Input*: an API key and, mostly, one entity each. *Output*: each one's answer. *Bound*:
-//! [`QUEUE`] reads wait, at most [`ROUND`] go in a round; a full queue is answered `overloaded`. *On
-//! shutdown*: ends when the last sender is gone.
+//! [`QUEUE`] reads wait, at most [`ROUND`] go in a round, with some [`ENTITIES`] entities in all; a full queue is answered
+//! `overloaded`. *On shutdown*: ends when the last sender is gone.
 //!
 //! While a round is on its way the next one gathers, so rounds grow with the load and an idle reader
 //! waits for nothing. Each API key is read and parsed once per round, each header once per round and
 //! partition.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 
 use contract::identity::KeyRecord;
@@ -24,6 +24,8 @@ use crate::link::Links;
 pub const QUEUE: usize = 8192;
 /// Reads of one round.
 pub const ROUND: usize = 1024;
+/// Entities after which a round is closed: reads with tokens ask for many each, and everybody waits for the round.
+pub const ENTITIES: usize = 2048;
 
 static KEY_PARTITION: Partition = Partition { topic: Topic::Keys, index: 0 };
 
@@ -85,7 +87,7 @@ impl Reader {
         Self { jobs: sender }
     }
 
-    /// The record of the API key `key`, and what the view holds of `entities` (a few), read at one time.
+    /// The record of the API key `key`, and what the view holds of `entities`, read at one time.
     ///
     /// # Errors
     /// [`ReadError`]; one that concerns an entity's partition alone is in the answer.
@@ -103,12 +105,24 @@ impl Reader {
 }
 
 async fn run(view: Arc<View>, links: Links, mut jobs: mpsc::Receiver<Job>) {
+    let mut waiting: VecDeque<Job> = VecDeque::with_capacity(ROUND);
+    let mut arriving: Vec<Job> = Vec::with_capacity(ROUND);
     let mut round: Vec<Job> = Vec::with_capacity(ROUND);
     let mut wants: Vec<(Partition, Uuid)> = Vec::with_capacity(2 * ROUND);
     let mut key_places: HashMap<Uuid, usize> = HashMap::new();
     loop {
-        if jobs.recv_many(&mut round, ROUND).await == 0 {
-            return;
+        if waiting.is_empty() {
+            if jobs.recv_many(&mut arriving, ROUND).await == 0 {
+                return;
+            }
+            waiting.extend(arriving.drain(..));
+        }
+        let mut entities = 0;
+        while entities < ENTITIES
+            && let Some(job) = waiting.pop_front()
+        {
+            entities += job.entities.len();
+            round.push(job);
         }
         #[allow(clippy::cast_precision_loss)]
         ROUND_SIZE.observe(round.len() as f64);
