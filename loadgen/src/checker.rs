@@ -377,7 +377,8 @@ impl Checker {
             .copied()
             .collect();
         for write in gone {
-            self.seen(Sighting { sight: Sight::Deleted, id: write.id, version: write.version, op: None, hash: 0, at });
+            let (sight, id, version) = (Sight::Deleted, write.id, write.version);
+            self.seen(Sighting { sight, view: 0, id, version, op: None, hash: 0, at });
         }
     }
 

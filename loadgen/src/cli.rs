@@ -436,5 +436,11 @@ fn print_summary(summary: &Summary) {
             println!("{name:<11} {count:>9} {p50_ms:>9.3} {p90_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} {max_ms:>9.3}");
         }
     }
+    if let Some(check) = summary.cross_check {
+        println!(
+            "l2c is reported too high by {:.3} ms at p50 and {:.3} ms at p99, by {} sampled reads",
+            check.over_p50_ms, check.over_p99_ms, check.samples
+        );
+    }
     println!("Postgres and view compared: {}", summary.view_compared);
 }
