@@ -15,6 +15,7 @@ pub mod clock;
 pub mod compare;
 pub mod cross_check;
 pub mod document;
+pub mod durability;
 pub mod journal;
 pub mod judge;
 pub mod live;
