@@ -224,14 +224,8 @@ impl Summary {
             "outstanding" => self.outstanding as f64,
             "lag_slope_per_s" => self.lag_slope_per_s,
             "drain_s" => self.drain_s,
-            "lost" => self.violations.lost as f64,
-            "regressed" => self.violations.regressed as f64,
-            "resurrected" => self.violations.resurrected as f64,
-            "phantom" => self.violations.phantom as f64,
-            "stale_with_token" => self.violations.stale_with_token as f64,
-            "view_mismatch" => self.violations.view_mismatch as f64,
             "violations" => self.violations.total() as f64,
-            _ => return None,
+            _ => return self.violations.named().iter().find(|(known, _)| *known == name).map(|(_, n)| *n as f64),
         })
     }
 

@@ -178,8 +178,7 @@ fn stages(body: &mut String, summary: &Summary) {
 /// Why the figures may be believed, or not.
 fn trust(body: &mut String, summary: &Summary) {
     body.push_str("<h2>Checks</h2>\n<table>\n");
-    let violations = serde_json::to_value(summary.violations).unwrap_or_default();
-    for (name, count) in violations.as_object().into_iter().flatten() {
+    for (name, count) in summary.violations.named() {
         let _ = writeln!(body, "<tr><td>{}</td><td>{count}</td></tr>", name.replace('_', " "));
     }
     let _ = writeln!(body, "<tr><td>Postgres and view compared</td><td>{}</td></tr>", escape(&summary.view_compared));

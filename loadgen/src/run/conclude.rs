@@ -153,15 +153,8 @@ impl Running {
     fn give_verdict(&self, summary: &mut Summary) {
         let violations = summary.violations;
         if violations.total() > 0 {
-            let names = [
-                ("lost", violations.lost),
-                ("regressed", violations.regressed),
-                ("resurrected", violations.resurrected),
-                ("phantom", violations.phantom),
-                ("stale_with_token", violations.stale_with_token),
-                ("view_mismatch", violations.view_mismatch),
-            ];
-            let found: Vec<_> = names.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+            let named = violations.named();
+            let found: Vec<_> = named.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
             summary.object(Verdict::Incorrect, format!("promises were broken: {}", found.join(", ")));
         }
         let own = summary.own_delay.map_or(0.0, |delay| delay.p99_ms);
