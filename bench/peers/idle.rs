@@ -38,6 +38,11 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
         let system = System::nexus(&namespace, options).await?;
         idle(&system, FRESH, round, options, table).await?;
 
+        if options.pipeline_warmup > 0 && round == 1 {
+            // The broker's compilers: cold, it is what bounds the rate.
+            let out = options.out.join("runs/warm-up-idle");
+            system.run(options.compare_rate, options.pipeline_warmup, &["--no-verify"], &out).await?;
+        }
         let out = options.out.join(format!("runs/idle-{round}"));
         let run = system.run(RATE, options.seconds, &["--no-verify"], &out);
         let (run, most) = watched(&system, run).await;

@@ -24,7 +24,7 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
     let planes = nexus::planes(&namespace, options).await?;
     let single = u32::try_from(options.streams / 2)?;
     for round in 0..=options.repeats {
-        let seconds = if round == 0 { options.warmup } else { options.seconds };
+        let seconds = if round == 0 { options.pipeline_warmup } else { options.seconds };
         if seconds == 0 {
             continue;
         }
