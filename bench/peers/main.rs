@@ -7,13 +7,17 @@
 mod constant;
 mod debezium;
 mod floor;
+mod idle;
 mod ingest;
 mod latency;
+mod lists;
 mod machine;
 mod manifest;
+mod memory;
 mod naive;
 mod nexus;
 mod open_reads;
+mod open_watches;
 mod options;
 mod reads;
 mod replay;
@@ -22,6 +26,7 @@ mod table;
 mod tape;
 mod tools;
 mod usage;
+mod watches;
 
 use std::process::ExitCode;
 
@@ -45,6 +50,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
     match cli.role {
         Some(Role::Constant(options)) => runtime.block_on(constant::serve(options)),
         Some(Role::OpenReads(options)) => open_reads::run(&options),
+        Some(Role::OpenWatches(options)) => open_watches::run(&options),
         Some(Role::Commands(options)) => services()?.block_on(naive::commands::serve(options)),
         Some(Role::Apply(options)) => runtime.block_on(naive::apply::run(options)),
         Some(Role::View(options)) => services()?.block_on(naive::view::serve(options)),
@@ -69,8 +75,12 @@ async fn compare(options: options::Options) -> anyhow::Result<()> {
         let done = match part {
             Part::Ingest => ingest::measure(&options, &mut table, &mut manifest).await,
             Part::Reads => reads::measure(&options, &mut table, &mut manifest).await,
+            Part::Lists => lists::measure(&options, &mut table, &mut manifest).await,
             Part::Replay => replay::measure(&options, &mut table, &mut manifest).await,
             Part::Latency => latency::latency(&options, &mut table, &mut manifest).await,
+            Part::Watches => watches::measure(&options, &mut table, &mut manifest).await,
+            Part::Idle => idle::measure(&options, &mut table, &mut manifest).await,
+            Part::Memory => memory::measure(&options, &mut table, &mut manifest).await,
             Part::Pipelines => latency::pipelines(&options, &mut table, &mut manifest).await,
             Part::Sustained => latency::sustained(&options, &mut table, &mut manifest).await,
         };

@@ -37,8 +37,16 @@ pub async fn planes(namespace: &Namespace, options: &Options) -> anyhow::Result<
 
 /// The body of a create whose rendered document has close to `bytes` bytes.
 pub fn create_body(i: u32, bytes: usize) -> String {
-    format!(r#"{{"title":"peers {i:08}","priority":"high","payload":{{"note":"{}"}}}}"#, "x".repeat(note(bytes)))
+    body_of(i, bytes, "high")
 }
+
+/// The same, of any priority.
+pub fn body_of(i: u32, bytes: usize, priority: &str) -> String {
+    format!(r#"{{"title":"peers {i:08}","priority":"{priority}","payload":{{"note":"{}"}}}}"#, "x".repeat(note(bytes)))
+}
+
+/// Priorities in turns, as far apart in the index as they can be.
+pub const PRIORITIES: [&str; 4] = ["low", "normal", "high", "critical"];
 
 /// Length of the payload's text in a document of so many bytes.
 pub fn note(bytes: usize) -> usize {
@@ -47,11 +55,23 @@ pub fn note(bytes: usize) -> usize {
     bytes.saturating_sub(REST)
 }
 
-/// Creates signals by batches. Returns their ids.
+/// Creates signals by batches, all alike. Returns their ids.
 ///
 /// # Errors
 /// A command is refused.
 pub async fn fill(planes: &Planes, count: u32, bytes: usize) -> anyhow::Result<Vec<String>> {
+    fill_with(planes, count, |i| create_body(i, bytes)).await
+}
+
+/// Creates signals by batches, each by the body that `body` gives for its number. Returns their ids, in no order of theirs.
+///
+/// # Errors
+/// A command is refused.
+pub async fn fill_with(
+    planes: &Planes,
+    count: u32,
+    body: impl Fn(u32) -> String + Copy,
+) -> anyhow::Result<Vec<String>> {
     let share = count.div_ceil(FILLERS);
     let one = |filler: u32| async move {
         let mut client = Client::connect(planes.control.address(), planes.api_key()).await?;
@@ -60,7 +80,7 @@ pub async fn fill(planes: &Planes, count: u32, bytes: usize) -> anyhow::Result<V
         while next < end {
             let last = (next + BATCH).min(end);
             let commands: Vec<String> =
-                (next..last).map(|i| format!(r#"{{"op":"create","signal":{}}}"#, create_body(i, bytes))).collect();
+                (next..last).map(|i| format!(r#"{{"op":"create","signal":{}}}"#, body(i))).collect();
             let body = format!(r#"{{"commands":[{}]}}"#, commands.join(","));
             let json = "content-type: application/json\r\n";
             let answer = client.send("POST", "/v1/signals:batch", json, &body).await?;

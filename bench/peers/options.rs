@@ -7,6 +7,7 @@ use crate::naive::apply::ApplyOptions;
 use crate::naive::commands::CommandsOptions;
 use crate::naive::view::ViewOptions;
 use crate::open_reads::OpenReadsOptions;
+use crate::open_watches::OpenWatchesOptions;
 
 /// Compares Nexus with other ways to do the same, on this machine, in turns.
 #[derive(Debug, clap::Parser)]
@@ -25,6 +26,8 @@ pub enum Role {
     Constant(ConstantOptions),
     /// Reads at a fixed rate, open model
     OpenReads(OpenReadsOptions),
+    /// Open watch streams, and commands at a fixed rate beside them
+    OpenWatches(OpenWatchesOptions),
     /// The command service of the naive design
     Commands(CommandsOptions),
     /// Its consumer
@@ -40,10 +43,18 @@ pub enum Part {
     Ingest,
     /// Reads by id against webdis, a bare server and redis-benchmark
     Reads,
+    /// Lists by priority
+    Lists,
     /// The projector's replay against a loop of the same script calls
     Replay,
     /// Nexus' latency to consistency at several rates, and the floor under it
     Latency,
+    /// Open watch streams under load: their latency to consistency, and whether they skip a final state or a delete
+    Watches,
+    /// Memory and processor of the planes while nothing happens, and their memory under load
+    Idle,
+    /// Memory of a signal in Redis
+    Memory,
     /// Latency to consistency of Nexus, the naive design and Debezium with Benthos
     Pipelines,
     /// The highest rate of each that holds
@@ -56,8 +67,12 @@ impl Part {
         match self {
             Part::Ingest => "ingest",
             Part::Reads => "reads",
+            Part::Lists => "lists",
             Part::Replay => "replay",
             Part::Latency => "latency",
+            Part::Watches => "watches",
+            Part::Idle => "idle",
+            Part::Memory => "memory",
             Part::Pipelines => "pipelines",
             Part::Sustained => "sustained",
         }
@@ -72,7 +87,7 @@ pub struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "ingest,reads,replay,latency,pipelines,sustained",
+        default_value = "ingest,reads,lists,replay,latency,watches,idle,memory,pipelines,sustained",
         value_name = "PARTS"
     )]
     pub only: Vec<Part>,
@@ -109,7 +124,10 @@ pub struct Options {
     /// Commands per second of the latency part
     #[arg(long, value_delimiter = ',', default_value = "500,1000,10000", value_name = "RATES")]
     pub rates: Vec<f64>,
-    /// Commands per second at which the pipelines are compared
+    /// Watch streams that are open at once
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub streams: usize,
+    /// Commands per second at which the pipelines are compared, and watches are open
     #[arg(long, default_value_t = 1_000.0, value_name = "RATE")]
     pub compare_rate: f64,
     /// Seconds of load on each system before the first run that counts: JVMs compile what is hot

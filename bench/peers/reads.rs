@@ -61,11 +61,12 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
             let (detail, usage) = subjects.open(subject, half, options.seconds).await?;
             // What was not sent or not answered is not in the percentiles: a server that stalls would look fast.
             let count = |name: &str| detail[name].as_u64();
-            let valid = count("unsent") == Some(0) && count("sent").is_some() && count("answered") == count("sent");
+            let whole = count("unsent") == Some(0) && count("sent").is_some() && count("answered") == count("sent");
+            let valid = whole && count("stray") == Some(0);
             if !valid {
                 let why = format!(
-                    "round {round} is not valid: {} sent, {} unsent, {} answered",
-                    detail["sent"], detail["unsent"], detail["answered"]
+                    "round {round} is not valid: {} sent, {} unsent, {} answered, {} answers to nothing",
+                    detail["sent"], detail["unsent"], detail["answered"], detail["stray"]
                 );
                 table.remark(PART, subject, why);
                 if subject == NEXUS {

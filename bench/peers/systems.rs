@@ -97,8 +97,17 @@ impl System {
 
     /// Memory that its own processes have resident, in MiB; the servers that all share are not counted.
     pub fn resident_mib(&self) -> f64 {
+        self.pids().map(usage::resident_mib).sum()
+    }
+
+    /// Processor time that they have taken so far, in seconds of one core.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.pids().map(usage::cpu_seconds).sum()
+    }
+
+    fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         let planes = self.planes.iter().flat_map(|planes| [planes.control.pid(), planes.dataplane.pid()]);
-        planes.chain(self.programs.iter().map(Program::pid)).flatten().map(usage::resident_mib).sum()
+        planes.chain(self.programs.iter().map(Program::pid)).flatten()
     }
 
     /// One run of loadgen, reported below `out`.

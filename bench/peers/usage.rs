@@ -7,6 +7,8 @@ use serde::Serialize;
 
 /// Between two looks; a process that lives shorter is missed.
 const LOOK: Duration = Duration::from_millis(250);
+/// Linux counts in hundredths of a second for all of user space.
+const TICKS_PER_SECOND: f64 = 100.0;
 /// Shares below this are not listed.
 const LEAST_SHARE: f64 = 0.02;
 
@@ -100,8 +102,7 @@ impl Looks {
         for seen in self.seen.into_values() {
             *by_name.entry(seen.name).or_default() += seen.last.saturating_sub(seen.first);
         }
-        // Linux counts in hundredths of a second for all of user space.
-        let share = |ticks: u64| (ticks as f64 / 100.0 / seconds * 1_000.0).round() / 1_000.0;
+        let share = |ticks: u64| (ticks as f64 / TICKS_PER_SECOND / seconds * 1_000.0).round() / 1_000.0;
         let mut shares: Vec<_> = by_name.into_iter().map(|(name, ticks)| (name, share(ticks))).collect();
         shares.retain(|(_, share)| *share >= LEAST_SHARE);
         shares.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -137,6 +138,11 @@ fn name_of(pid: u32) -> String {
         },
         _ => comm,
     }
+}
+
+/// Processor time that a process has taken, in seconds of one core; 0 when it is gone.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    times(pid).map_or(0.0, |(_, ticks)| ticks as f64 / TICKS_PER_SECOND)
 }
 
 /// Memory that a process has resident, in MiB; 0 when it is gone.

@@ -147,7 +147,7 @@ impl Store {
                 })
             })
             .connect_lazy_with(reads);
-        let sessions = Sessions::new(commands);
+        let sessions = Sessions::new(commands, metrics.sessions.clone());
         let (clock, stamp) = (RisingClock::default(), Mutex::default());
         Ok(Self { inner: Arc::new(Inner { settings, sessions, reads: pool, clock, metrics, stamp }) })
     }

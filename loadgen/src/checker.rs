@@ -67,7 +67,20 @@ impl Violations {
     /// All together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.lost + self.regressed + self.resurrected + self.phantom + self.stale_with_token + self.view_mismatch
+        self.named().iter().map(|(_, count)| count).sum()
+    }
+
+    /// Each by its name in `summary.json`.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("lost", self.lost),
+            ("regressed", self.regressed),
+            ("resurrected", self.resurrected),
+            ("phantom", self.phantom),
+            ("stale_with_token", self.stale_with_token),
+            ("view_mismatch", self.view_mismatch),
+        ]
     }
 }
 
@@ -377,7 +390,8 @@ impl Checker {
             .copied()
             .collect();
         for write in gone {
-            self.seen(Sighting { sight: Sight::Deleted, id: write.id, version: write.version, op: None, hash: 0, at });
+            let (sight, id, version) = (Sight::Deleted, write.id, write.version);
+            self.seen(Sighting { sight, view: 0, id, version, op: None, hash: 0, at });
         }
     }
 

@@ -225,14 +225,7 @@ fn sweep_rates(arguments: SweepArguments) -> anyhow::Result<u8> {
         };
         let Some(finished) = one_of_many(options, &stop)? else { return Ok(None) };
         let point = Point::of(&finished.summary, &name);
-        eprintln!(
-            "{rate:>8.0}/s offered, {:>8.0}/s achieved, l2c p50 {:.2} p99 {:.2} ms: {}{}",
-            point.achieved_per_s,
-            point.l2c_p50_ms,
-            point.l2c_p99_ms,
-            point.verdict.name(),
-            if point.held { "" } else { ", did not hold" }
-        );
+        eprintln!("{}", point.line());
         Ok(Some(point))
     })?;
     sweep.slo = arguments.slos.iter().map(|slo| slo.text().to_owned()).collect();
@@ -241,7 +234,7 @@ fn sweep_rates(arguments: SweepArguments) -> anyhow::Result<u8> {
     Ok(sweep.exit_code())
 }
 
-/// A run in a series; `None` once the series was interrupted.
+/// A run in a series; `None` where the series was interrupted before it.
 fn one_of_many(options: RunOptions, stop: &Arc<Shared>) -> anyhow::Result<Option<Finished>> {
     if stop.interrupted.load(Ordering::Relaxed) {
         return Ok(None);
@@ -263,7 +256,7 @@ fn one_of_many(options: RunOptions, stop: &Arc<Shared>) -> anyhow::Result<Option
     over.store(true, Ordering::Relaxed);
     let _ = passing_on.join();
     let (finished, _) = outcome?;
-    Ok((!stop.interrupted.load(Ordering::Relaxed)).then_some(finished))
+    Ok(Some(finished))
 }
 
 fn compare_runs(arguments: CompareArguments) -> anyhow::Result<u8> {
@@ -286,7 +279,14 @@ fn compare_runs(arguments: CompareArguments) -> anyhow::Result<u8> {
                 quiet: true,
                 panel: false,
             };
-            let Some(finished) = one_of_many(options, &stop)? else { anyhow::bail!("interrupted") };
+            let finished = one_of_many(options, &stop)?.filter(|finished| !finished.summary.interrupted);
+            let Some(finished) = finished else {
+                let (done, all) = (run, arguments.runs * 2);
+                anyhow::bail!(
+                    "interrupted: {done} of {all} runs were done, and nothing was compared; they are in {}",
+                    out.display()
+                );
+            };
             let l2c = finished.summary.l2c.map_or((0.0, 0.0), |l2c| (l2c.p50_ms, l2c.p99_ms));
             eprintln!(
                 "{} {}: l2c p50 {:.2} p99 {:.2} ms, {:.0}/s",
@@ -435,6 +435,12 @@ fn print_summary(summary: &Summary) {
         if let Some(Latency { count, p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. }) = latency {
             println!("{name:<11} {count:>9} {p50_ms:>9.3} {p90_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} {max_ms:>9.3}");
         }
+    }
+    if let Some(check) = summary.cross_check {
+        println!(
+            "l2c is reported too high by {:.3} ms at p50 and {:.3} ms at p99, by {} sampled reads",
+            check.over_p50_ms, check.over_p99_ms, check.samples
+        );
     }
     println!("Postgres and view compared: {}", summary.view_compared);
 }

@@ -1,19 +1,29 @@
 //! The watch and the sampled reads, compared sample by sample.
 //!
 //! A write became visible after the last read without it was sent, and before the answer of the first read with it
-//! came; the width of that interval is what the reads can resolve. A watch that showed the write before the interval
-//! is contradicted by a read that began later and missed it: a breach, however short. A watch that showed it after the
-//! interval told late, for the write was visible at its end at the latest: the latency to consistency is then measured
-//! too high, never too low. One sample may be late because a thread, here or in the view server, waited for a
-//! processor, and as many others are early within their intervals; what a watch may not do is to be late as a rule. So
-//! the median of the differences, sample by sample, must not exceed the reads' median resolution (1 ms at least: a
-//! scheduler's grain), and no more than [`LATE_MAX`] of the samples may come more than 1 ms after the interval's end.
+//! came; the width of that interval is what the reads can resolve.
+//!
+//! **A watch that shows a write too early would flatter, and nothing is allowed there.** A read that began after the watch
+//! had shown the write, and missed it, is a breach (`regressed`, INCORRECT), however short. What is left for a watch to be
+//! early unnoticed is less than the width of an interval.
+//!
+//! **A watch that shows a write after its interval is late**, for the write was visible at the interval's end at the
+//! latest: latency to consistency is then measured too high, by that difference at least, never too low. That is in part
+//! the way of a watch (the feed, the hub, the stream are behind it, nothing but Redis behind a read), and in part this
+//! generator's observing thread waiting for a processor; from outside the two can't be told apart. So it is no matter of
+//! yes or no but of size. The over-report is stated ([`CrossCheck::over_p50_ms`] and following), and watch and reads agree
+//! while both hold:
+//! - *typically within their resolution*: the median of the differences, sample by sample, is not above the reads' median
+//!   width (1 ms at least: a scheduler's grain). Sample by sample, because the difference between two medians of a few
+//!   hundred skewed values wanders by more than either can resolve;
+//! - *not made of it*: all over-reports together are not above [`OVER_MAX`] of all the latency that the watch measured.
+//!   Of 35 runs of this generator on two busy cores, 500 to 10,000 commands/s, those that kept up had 2 to 16 %, and
+//!   27 and 29 % were seen where the machine was far beyond what it carries. It replaces a bound on the *share* of samples
+//!   over 1 ms late: at 5,000 commands/s half of them are, with a resolution of 2 ms and an over-report of 8 %, while a
+//!   fifth of them late by ten times the latency passed.
 //!
 //! A sample whose very first read showed the write has no interval: nobody knows how long it had been visible. It says
 //! nothing of the resolution, and its share is reported. That the watch was late it shows all the same.
-//!
-//! Sample by sample, because the difference between two medians of a few hundred skewed values wanders by more than
-//! either can resolve: it is what made runs INVALID whose watch was 0.3 ms behind the reads.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -21,11 +31,11 @@ use std::io::Write;
 use crate::clock::MILLISECOND;
 use crate::document::uuid_text;
 use crate::journal::Bracket;
-use crate::recorder::histogram;
+use crate::recorder::{histogram, to_ms};
 use crate::summary::CrossCheck;
 
-/// Share of late samples above which watch and reads do not agree.
-pub const LATE_MAX: f64 = 0.25;
+/// Share of the measured latency that may be the watch's own lateness, summed over the samples.
+pub const OVER_MAX: f64 = 0.25;
 /// Samples kept.
 const SAMPLES_MAX: usize = 100_000;
 
@@ -59,39 +69,53 @@ impl Samples {
     /// Compares them; `None` without samples.
     #[must_use]
     pub fn compare(&self) -> Option<CrossCheck> {
-        let (mut widths, mut by_reads, mut by_watch) = (histogram(), histogram(), histogram());
+        let (mut widths, mut by_reads, mut by_watch, mut over) = (histogram(), histogram(), histogram(), histogram());
         let (mut contradictions, mut late, mut at_once) = (0, 0, 0_u64);
+        let (mut over_sum, mut watch_sum) = (0.0, 0.0);
         let mut differences = Vec::new();
         for (bracket, at) in self.both() {
             match width(bracket) {
                 Some(width) => widths.saturating_record(width),
                 None => at_once += 1,
             }
+            let watched = at.saturating_sub(bracket.intended);
+            let over_report = at.saturating_sub(bracket.first_positive);
             by_reads.saturating_record(bracket.first_positive.saturating_sub(bracket.intended));
-            by_watch.saturating_record(at.saturating_sub(bracket.intended));
+            by_watch.saturating_record(watched);
+            over.saturating_record(over_report);
+            over_sum += over_report as f64;
+            watch_sum += watched as f64;
             contradictions += u64::from(bracket.last_negative > at);
-            late += u64::from(at > bracket.first_positive + MILLISECOND);
+            late += u64::from(over_report > MILLISECOND);
             differences.push(at as f64 / 1e6 - bracket.first_positive as f64 / 1e6);
         }
         if differences.is_empty() {
             return None;
         }
-        let ms = |nanos: u64| nanos as f64 / 1e6;
-        let resolution = if widths.is_empty() { 0.0 } else { ms(widths.value_at_quantile(0.5)) };
+        let resolution = if widths.is_empty() { 0.0 } else { to_ms(widths.value_at_quantile(0.5)) };
         differences.sort_by(f64::total_cmp);
         let difference = differences[differences.len() / 2];
         let share = |count: u64| count as f64 / differences.len() as f64;
         let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
+        let over_share = if watch_sum > 0.0 { over_sum / watch_sum } else { 0.0 };
+        // A histogram tells nothing below a microsecond.
+        let of_over = |quantile: f64| if over_sum > 0.0 { to_ms(over.value_at_quantile(quantile)) } else { 0.0 };
         Some(CrossCheck {
             samples: differences.len() as u64,
             resolution_p50_ms: resolution,
-            reads_p50_ms: ms(by_reads.value_at_quantile(0.5)),
-            watch_p50_ms: ms(by_watch.value_at_quantile(0.5)),
+            reads_p50_ms: to_ms(by_reads.value_at_quantile(0.5)),
+            watch_p50_ms: to_ms(by_watch.value_at_quantile(0.5)),
+            reads_p99_ms: to_ms(by_reads.value_at_quantile(0.99)),
+            watch_p99_ms: to_ms(by_watch.value_at_quantile(0.99)),
             difference_p50_ms: rounded(difference),
             contradictions,
             late_share: rounded(share(late)),
             at_once_share: rounded(share(at_once)),
-            agree: difference <= resolution.max(1.0) && share(late) <= LATE_MAX,
+            over_p50_ms: of_over(0.5),
+            over_p99_ms: of_over(0.99),
+            over_max_ms: of_over(1.0),
+            over_share: rounded(over_share),
+            agree: contradictions == 0 && difference <= resolution.max(1.0) && over_share <= OVER_MAX,
         })
     }
 
@@ -144,19 +168,30 @@ mod tests {
     #[test]
     fn a_watch_that_is_late_as_a_rule_does_not_agree() {
         assert!(compared(|_| 300).agree);
-        assert!(!compared(|_| 2_500).agree);
-        // Within the interval's width of its end, and late all the same: it was visible by then.
+        // Within the resolution of 2 ms, and stated with its size.
         let by_its_end = compared(|_| 1_500);
-        assert_eq!((by_its_end.late_share, by_its_end.agree), (1.0, false));
-        let now_and_then = compared(|number| if number % 5 == 0 { 40_000 } else { -200 });
-        assert!(now_and_then.agree && now_and_then.contradictions == 0);
-        assert!(!compared(|number| if number % 3 == 0 { 40_000 } else { -200 }).agree);
-        assert_eq!((now_and_then.samples, now_and_then.late_share), (100, 0.2));
+        assert_eq!((by_its_end.late_share, by_its_end.agree), (1.0, true));
+        assert!((by_its_end.over_p50_ms - 1.5).abs() < 0.01 && (by_its_end.over_p99_ms - 1.5).abs() < 0.01);
+        assert!((by_its_end.over_share - 0.231).abs() < 0.001, "1.5 of 6.5 ms: {}", by_its_end.over_share);
+        assert!(!compared(|_| 2_500).agree, "above the resolution");
+    }
+
+    #[test]
+    fn a_watch_that_is_late_now_and_then_does_not_agree_once_it_makes_up_a_quarter_of_what_is_measured() {
+        let often_and_little = compared(|number| if number % 2 == 0 { 1_800 } else { -200 });
+        assert!(often_and_little.agree && often_and_little.contradictions == 0, "{often_and_little:?}");
+        let seldom_and_much = compared(|number| if number % 5 == 0 { 40_000 } else { -200 });
+        assert!((seldom_and_much.over_share - 0.623).abs() < 0.001 && !seldom_and_much.agree, "{seldom_and_much:?}");
+        assert!((seldom_and_much.over_p99_ms - 40.0).abs() < 0.1 && seldom_and_much.over_p50_ms < 0.002);
+        let one_in_a_hundred = compared(|number| if number == 7 { 40_000 } else { -200 });
+        assert!(one_in_a_hundred.agree, "a thread waited for a processor once: {one_in_a_hundred:?}");
     }
 
     #[test]
     fn a_watch_before_the_last_read_without_it_is_contradicted() {
-        assert_eq!(compared(|number| if number == 7 { -2_001 } else { 0 }).contradictions, 1);
+        let check = compared(|number| if number == 7 { -2_001 } else { 0 });
+        assert_eq!((check.contradictions, check.agree), (1, false));
+        assert!(compared(|_| -1_900).agree, "within every interval");
     }
 
     #[test]

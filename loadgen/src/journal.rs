@@ -98,6 +98,8 @@ pub enum Sight {
 pub struct Sighting {
     /// What was seen.
     pub sight: Sight,
+    /// On which view server's watch.
+    pub view: u16,
     /// The entity.
     pub id: u128,
     /// Its version.
@@ -170,12 +172,12 @@ pub enum Message {
     Brackets(Vec<Bracket>),
     /// A breach of the promises.
     Breach(Breach),
-    /// The watch is open, or open again.
-    WatchReady,
-    /// The watch starts over: history is gone.
-    WatchReset,
-    /// The watch was lost; it will be opened again.
-    WatchLost(String),
+    /// The watch of this view server is open, or open again.
+    WatchReady(u16),
+    /// It starts over: history is gone.
+    WatchReset(u16),
+    /// It was lost, and why; it will be opened again.
+    WatchLost(u16, String),
     /// The preload or canary commands have all been answered.
     OrderDone,
     /// Nothing is left to send, to wait for or to settle.

@@ -1,18 +1,21 @@
 //! Puts what the threads report together: counts, checks, records.
 
-use crate::checker::{Checker, Violations, Visible, Write};
+use hdrhistogram::Histogram;
+
+use crate::checker::{Violations, Visible, Write};
 use crate::cross_check::Samples;
 use crate::journal::{CommandRecord, Message, Outcome, Phase};
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, histogram};
+use crate::views::Views;
 use crate::workload::Kind;
 
 /// What the judge has heard that the run's control flow waits for.
 #[derive(Debug, Clone, Default)]
 pub struct Heard {
-    /// The watch has been opened.
+    /// All watches have been opened.
     pub watch_ready: bool,
-    /// Why the watch is not open.
-    pub watch_lost: Option<String>,
+    /// Why a watch is not open, by view server.
+    pub watch_lost: Vec<Option<String>>,
     /// Creates ordered last have all been answered.
     pub order_done: bool,
     /// Nothing is left to send or to settle.
@@ -23,35 +26,56 @@ pub struct Heard {
     pub preloaded: u64,
     /// A create of the preload that was not accepted: its status.
     pub preload_refused: Option<u16>,
-    /// Times the watch was lost.
+    /// Times a watch was lost.
     pub interruptions: u64,
-    /// Times it had to start over.
+    /// Times one had to start over.
     pub resets: u64,
 }
 
 /// The judging side of a run.
 pub struct Judge {
-    /// The checker.
-    pub checker: Checker,
+    /// The checkers.
+    pub checker: Views,
     /// The recorder.
     pub recorder: Recorder,
     /// What was heard.
     pub heard: Heard,
     /// What cross-checks the watch.
     pub samples: Samples,
+    /// Latency to consistency of the measured phase on each view server; the recorder has that on all.
+    l2c_by_view: Vec<Histogram<u64>>,
+    opened: Vec<bool>,
     last_visible: u64,
 }
 
 impl Judge {
-    /// A judge that writes through `recorder`.
+    /// A judge of these view servers that writes through `recorder`.
     #[must_use]
-    pub fn new(recorder: Recorder) -> Self {
+    pub fn new(recorder: Recorder, views: Vec<String>) -> Self {
+        let count = views.len();
         Self {
-            checker: Checker::new(),
+            checker: Views::new(views),
             recorder,
-            heard: Heard::default(),
+            heard: Heard { watch_lost: vec![None; count], ..Heard::default() },
             samples: Samples::default(),
+            l2c_by_view: (0..count).map(|_| histogram()).collect(),
+            opened: vec![false; count],
             last_visible: 0,
+        }
+    }
+
+    /// Latency to consistency on one view server, in the measured phase.
+    #[must_use]
+    pub fn l2c_by_view(&self) -> &[Histogram<u64>] {
+        &self.l2c_by_view
+    }
+
+    /// Takes note of a write of the measured phase on one view server, after so many nanoseconds.
+    pub fn l2c_on(&mut self, view: usize, nanos: u64, phase: Phase) {
+        if phase == Phase::Measured
+            && let Some(histogram) = self.l2c_by_view.get_mut(view)
+        {
+            histogram.saturating_record(nanos);
         }
     }
 
@@ -101,27 +125,33 @@ impl Judge {
                 }
             }
             Message::Breach(breach) => self.checker.breach(breach),
-            Message::WatchReady => {
-                self.heard.watch_ready = true;
-                self.heard.watch_lost = None;
-                self.checker.ready(now);
+            Message::WatchReady(view) => {
+                self.opened[usize::from(view)] = true;
+                self.heard.watch_ready = self.opened.iter().all(|opened| *opened);
+                self.heard.watch_lost[usize::from(view)] = None;
+                self.checker.ready(view, now);
             }
-            Message::WatchReset => {
+            Message::WatchReset(view) => {
                 self.heard.resets += 1;
-                self.checker.reset();
+                self.checker.reset(view);
             }
-            Message::WatchLost(why) => {
-                if self.heard.watch_ready && self.heard.watch_lost.is_none() {
+            Message::WatchLost(view, why) => {
+                let index = usize::from(view);
+                if self.opened[index] && self.heard.watch_lost[index].is_none() {
                     self.heard.interruptions += 1;
                 }
-                self.heard.watch_lost = Some(why);
+                self.heard.watch_lost[index] = Some(why);
             }
             Message::OrderDone => self.heard.order_done = true,
             Message::CommandsIdle => self.heard.commands_idle = true,
             Message::Fatal(why) => self.heard.fatal = Some(why),
         }
-        for visible in self.checker.take_visible() {
-            self.visible(&visible);
+        for (view, visible) in self.checker.take_shown() {
+            self.shown(view, &visible);
+        }
+        for Visible { write, at } in self.checker.take_visible() {
+            self.last_visible = self.last_visible.max(at);
+            self.recorder.l2c(at.saturating_sub(write.intended), write.phase);
         }
     }
 
@@ -148,11 +178,11 @@ impl Judge {
         }
     }
 
-    fn visible(&mut self, visible: &Visible) {
+    fn shown(&mut self, view: usize, visible: &Visible) {
         let Visible { write, at } = *visible;
-        self.last_visible = self.last_visible.max(at);
-        self.recorder.l2c(at.saturating_sub(write.intended), write.phase);
-        if write.sampled {
+        self.l2c_on(view, at.saturating_sub(write.intended), write.phase);
+        // Samples are read on the first view server.
+        if write.sampled && view == 0 {
             self.samples.watched(write.id, write.version, at);
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! The way of a figure: [`schedule`] says when, [`workload`] what, [`pacer`] sends and reads
 //! answers through [`client`], [`observer`] watches the view, [`judge`] puts both together with the
-//! [`checker`] and the [`recorder`], [`run`] is the control flow, [`summary`] the outcome.
+//! [`checker`] (one for each view server: [`views`]) and the [`recorder`], [`run`] is the control flow, [`summary`] the outcome.
 
 pub mod checker;
 pub mod client;
@@ -15,6 +15,7 @@ pub mod clock;
 pub mod compare;
 pub mod cross_check;
 pub mod document;
+pub mod durability;
 pub mod journal;
 pub mod judge;
 pub mod live;
@@ -36,4 +37,5 @@ pub mod stages;
 pub mod summary;
 pub mod sweep;
 pub mod verify;
+pub mod views;
 pub mod workload;

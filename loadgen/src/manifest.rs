@@ -7,12 +7,14 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::client::Exchange;
-use crate::options::RunOptions;
+use crate::durability;
+use crate::options::{RunOptions, Targets};
 
 /// The state of the machine before a run, to be completed after it.
 #[derive(Debug)]
 pub struct Manifest {
     value: Value,
+    targets: Targets,
 }
 
 impl Manifest {
@@ -53,11 +55,11 @@ impl Manifest {
                 "compiler": output("rustc", &["--version"]),
             },
             "machine": machine(),
-            "servers": { "planes": planes, "settings": server_settings() },
+            "servers": { "planes": planes },
             "load_average_before": load_average(),
             "shared_with": busiest(),
         });
-        Self { value }
+        Self { value, targets: options.targets.clone() }
     }
 
     /// Adds what is known after the run, and writes `manifest.json`.
@@ -69,6 +71,8 @@ impl Manifest {
         self.value["priority"] = json!(priority);
         self.value["measured_from"] = json!(rfc3339(measured));
         self.value["ended"] = json!(rfc3339(SystemTime::now()));
+        // The control plane opens its sessions when there are commands.
+        self.value["servers"]["settings"] = durability::settings(&self.targets);
         self.value["load_average_after"] = json!(load_average());
         let text = serde_json::to_vec_pretty(&self.value).map_err(std::io::Error::other)?;
         std::fs::write(folder.join("manifest.json"), text)
@@ -144,24 +148,6 @@ pub fn machine() -> Value {
         "disk": output("df", &["--output=fstype,source", "."]).and_then(|text| {
             text.lines().nth(1).map(|line| line.split_whitespace().next().unwrap_or("").to_owned())
         }),
-    })
-}
-
-/// What the servers' settings make of durability, as far as they can be asked from here.
-fn server_settings() -> Value {
-    let ask = |query: &str| {
-        let url = std::env::var("NEXUS_DATABASE_ADMIN_URL").or_else(|_| std::env::var("NEXUS_DATABASE_URL")).ok()?;
-        let output = Command::new("psql").args([url.as_str(), "-XAtc", query]).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        (output.status.success() && !text.is_empty()).then_some(text)
-    };
-    json!({
-        "postgres": ask("show server_version"),
-        "fsync": ask("show fsync"),
-        "synchronous_commit": ask("show synchronous_commit"),
-        "acks": "all (transactional producer)",
-        "partitions": std::env::var("NEXUS_PARTITIONS").ok(),
-        "brokers": std::env::var("NEXUS_BROKERS").ok(),
     })
 }
 

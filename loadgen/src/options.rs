@@ -15,9 +15,9 @@ pub struct Targets {
     /// The control plane's URL
     #[arg(long, env = "NEXUS_CONTROL_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
     pub control_url: String,
-    /// The view server's URL, or several with commas between. The first is watched: latency to consistency is its own.
-    /// Reads and token reads go round all, and may show no less than the watch did; at the end each is compared with
-    /// Postgres
+    /// The view server's URL, or several with commas between. All are watched: a write is visible when the last of them
+    /// shows it. Reads and token reads go round all, and may show no less than any watch did; sampled reads cross-check the
+    /// first; at the end each is compared with Postgres
     #[arg(
         long,
         env = "NEXUS_DATAPLANE_URL",

@@ -197,7 +197,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         messages,
         orders,
         read_orders,
-        judge: Judge::new(recorder),
+        judge: Judge::new(recorder, views.iter().map(|view| view.authority.clone()).collect()),
         live,
         options,
         measure_from: u64::MAX,

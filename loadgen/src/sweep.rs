@@ -6,6 +6,9 @@ use crate::report::plots::{self, SweepPoint};
 use crate::report::{ReportError, html, write};
 use crate::summary::{Summary, Verdict};
 
+/// The exit code of what could not be done.
+const NOT_DONE: u8 = 1;
+
 /// How to look for the knee.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -44,8 +47,14 @@ pub struct Point {
     pub lag_slope_per_s: f64,
     /// Seconds to drain.
     pub drain_s: f64,
-    /// It passed, with a flat lag.
+    /// It passed, with a flat lag, to its end.
     pub held: bool,
+    /// Why it did not hold; empty where it did.
+    #[serde(default)]
+    pub why: Vec<String>,
+    /// It was ended early: what it shows of its rate is not the whole.
+    #[serde(default)]
+    pub interrupted: bool,
     /// Folder of the run, beside the sweep's files.
     pub folder: String,
 }
@@ -55,6 +64,16 @@ impl Point {
     #[must_use]
     pub fn of(summary: &Summary, folder: &str) -> Self {
         let l2c = |f: fn(&crate::summary::Latency) -> f64| summary.l2c.as_ref().map_or(0.0, f);
+        let mut why = summary.reasons.clone();
+        if summary.interrupted {
+            why.insert(0, format!("interrupted {:.1} s into the measured phase", summary.measured_s));
+        }
+        if !summary.flat_lag {
+            why.push(format!(
+                "the lag was not flat: outstanding writes grew by {:.1}/s, and it took {:.2} s to drain",
+                summary.lag_slope_per_s, summary.drain_s
+            ));
+        }
         Self {
             offered_per_s: summary.offered_per_s,
             achieved_per_s: summary.achieved_per_s,
@@ -66,9 +85,25 @@ impl Point {
             service_p99_ms: summary.service.map_or(0.0, |service| service.p99_ms),
             lag_slope_per_s: summary.lag_slope_per_s,
             drain_s: summary.drain_s,
-            held: summary.verdict == Verdict::Pass && summary.flat_lag && !summary.interrupted,
+            held: summary.verdict == Verdict::Pass && why.is_empty(),
+            why,
+            interrupted: summary.interrupted,
             folder: folder.to_owned(),
         }
+    }
+
+    /// The run in one line: rates, latency, verdict, and why it did not hold.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let held = if self.held { ", held".to_owned() } else { format!(", did not hold: {}", self.why.join("; ")) };
+        format!(
+            "{:>8.0}/s offered, {:>8.0}/s achieved, l2c p50 {:.2} p99 {:.2} ms: {}{held}",
+            self.offered_per_s,
+            self.achieved_per_s,
+            self.l2c_p50_ms,
+            self.l2c_p99_ms,
+            self.verdict.name(),
+        )
     }
 }
 
@@ -85,49 +120,94 @@ pub struct Sweep {
     pub repeats: Vec<Point>,
     /// It was ended early.
     pub interrupted: bool,
+    /// In which step, at which rate.
+    #[serde(default)]
+    pub interrupted_in: Option<String>,
 }
 
 impl Sweep {
     /// The outcome in one line.
     #[must_use]
     pub fn headline(&self) -> String {
-        let Some(knee) = self.knee_per_s else { return "no rate held".to_owned() };
+        if let Some(step) = &self.interrupted_in {
+            return format!("interrupted {step}, the knee was not found; {}", self.so_far());
+        }
+        let slo = self.slo.join(", ");
+        let Some(knee) = self.knee_per_s else {
+            let lowest = self.points.iter().min_by(|a, b| a.offered_per_s.total_cmp(&b.offered_per_s));
+            let why = lowest.map_or_else(String::new, |point| {
+                format!(
+                    "; the lowest, {:.0} commands/s, was {}: {}",
+                    point.offered_per_s,
+                    point.verdict.name(),
+                    point.why.join("; ")
+                )
+            });
+            return format!("no rate held {slo} with a flat lag{why}");
+        };
         let mut p99: Vec<f64> = self.repeats.iter().filter(|p| p.held).map(|p| p.l2c_p99_ms).collect();
         p99.sort_by(f64::total_cmp);
         let median = p99.get(p99.len() / 2).copied().unwrap_or(0.0);
         format!(
-            "{knee:.0} commands/s held {} with a flat lag, l2c p99 {median:.1} ms ({} of {} repeats)",
-            self.slo.join(", "),
+            "{knee:.0} commands/s held {slo} with a flat lag, l2c p99 {median:.1} ms ({} of {} repeats)",
             p99.len(),
             self.repeats.len()
         )
     }
 
-    /// The code that the worst run would have exited with; failed objectives are what a sweep
-    /// looks for, and no failure of it.
+    /// Which rates were tried to the end and what came of them.
+    fn so_far(&self) -> String {
+        let tried = |held: bool| -> Vec<String> {
+            let points = self.points.iter().filter(|point| !point.interrupted && point.held == held);
+            let verdict = |point: &Point| if held { String::new() } else { format!(" ({})", point.verdict.name()) };
+            points.map(|point| format!("{:.0}{}", point.offered_per_s, verdict(point))).collect()
+        };
+        match (tried(true), tried(false)) {
+            (held, failed) if held.is_empty() && failed.is_empty() => "no rate was tried to its end".to_owned(),
+            (held, failed) if failed.is_empty() => format!("commands/s that held: {}", held.join(", ")),
+            (held, failed) if held.is_empty() => format!("commands/s that did not hold: {}", failed.join(", ")),
+            (held, failed) => {
+                format!("commands/s that held: {}; that did not: {}", held.join(", "), failed.join(", "))
+            }
+        }
+    }
+
+    /// A broken promise in any run counts. Else 0 where a rate held; where none did, the code of the mildest verdict
+    /// that was reached, for a sweep looks for objectives that fail. A sweep that was interrupted answers by the runs that
+    /// came to their end, and with the code of what could not be done ([`NOT_DONE`]) where there is none.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        let incorrect = self.points.iter().chain(&self.repeats).any(|point| point.verdict == Verdict::Incorrect);
-        match (incorrect, self.knee_per_s) {
-            (true, _) => Verdict::Incorrect.exit_code(),
-            (false, None) => Verdict::SloFailed.exit_code(),
-            (false, Some(_)) => 0,
+        let all = || self.points.iter().chain(&self.repeats);
+        if all().any(|point| point.verdict == Verdict::Incorrect) {
+            return Verdict::Incorrect.exit_code();
         }
+        if self.knee_per_s.is_some() || (self.interrupted && all().any(|point| point.held)) {
+            return 0;
+        }
+        let whole = all().filter(|point| !point.interrupted);
+        // Passed, but with a lag that was not flat: an objective of every sweep.
+        let mildest = whole.map(|point| point.verdict.max(Verdict::SloFailed)).min();
+        mildest.map_or(NOT_DONE, Verdict::exit_code)
     }
 }
 
 /// Looks for the knee with `measure`, which does one run at a rate; it returns `None` when the
-/// sweep is to end.
+/// sweep is to end before the run, and a point that was [interrupted](Point::interrupted) when it was to end in it.
 ///
 /// # Errors
 /// What `measure` fails with.
 pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point>, E>) -> Result<Sweep, E> {
     let mut sweep = Sweep::default();
-    let mut run = |sweep: &mut Sweep, rate: f64| -> Result<Option<bool>, E> {
-        let Some(point) = measure(rate)? else {
+    let mut run = |sweep: &mut Sweep, rate: f64, step: &str| -> Result<Option<bool>, E> {
+        let point = measure(rate)?;
+        if point.as_ref().is_none_or(|point| point.interrupted) {
+            let before = if point.is_some() { "" } else { "before the run " };
             sweep.interrupted = true;
+            sweep.interrupted_in = Some(format!("{before}{step}, at {rate:.0} commands/s"));
+            sweep.points.extend(point);
             return Ok(None);
-        };
+        }
+        let Some(point) = point else { return Ok(None) };
         let (held, broken) = (point.held, point.verdict == Verdict::Incorrect);
         sweep.points.push(point);
         Ok((!broken).then_some(held))
@@ -135,7 +215,7 @@ pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point
     let (mut good, mut bad) = (0.0, f64::INFINITY);
     let mut rate = plan.from;
     while bad.is_infinite() && good < plan.to {
-        match run(&mut sweep, rate)? {
+        match run(&mut sweep, rate, "on the way up")? {
             None => return Ok(sweep),
             Some(true) => good = rate,
             Some(false) => bad = rate,
@@ -149,7 +229,7 @@ pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point
         if middle <= good || middle >= bad {
             break;
         }
-        match run(&mut sweep, middle)? {
+        match run(&mut sweep, middle, &format!("between {good:.0} and {bad:.0}"))? {
             None => return Ok(sweep),
             Some(true) => good = middle,
             Some(false) => bad = middle,
@@ -158,8 +238,8 @@ pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point
     while good >= floor {
         let first = sweep.points.len();
         let mut held = 0;
-        for _ in 0..plan.repeats {
-            match run(&mut sweep, good)? {
+        for repeat in 1..=plan.repeats {
+            match run(&mut sweep, good, &format!("in repeat {repeat} of {}", plan.repeats))? {
                 None => return Ok(sweep),
                 Some(result) => held += usize::from(result),
             }
@@ -218,13 +298,12 @@ pub fn render(folder: &Path, sweep: &Sweep) -> Result<(), ReportError> {
             slope = point.lag_slope_per_s,
             drain = point.drain_s,
             verdict = point.verdict.name(),
-            held = if point.held { "" } else { ", did not hold" },
+            held = if point.held { ", held".to_owned() } else { format!(", did not hold: {}", html::escape(&point.why.join("; "))) },
         ));
     }
     let body = format!(
-        "<h1>Sweep</h1>\n<p><b>{}</b>{}</p>\n{svg}\n<table><tr><th>offered/s</th><th>achieved/s</th><th>l2c p50 ms</th><th>p99</th><th>max</th><th>response p99</th><th>service p99</th><th>lag slope/s</th><th>drain s</th><th></th></tr>\n{rows}</table>\n",
-        html::escape(&sweep.headline()),
-        if sweep.interrupted { " (interrupted)" } else { "" }
+        "<h1>Sweep</h1>\n<p><b>{}</b></p>\n{svg}\n<table><tr><th>offered/s</th><th>achieved/s</th><th>l2c p50 ms</th><th>p99</th><th>max</th><th>response p99</th><th>service p99</th><th>lag slope/s</th><th>drain s</th><th></th></tr>\n{rows}</table>\n",
+        html::escape(&sweep.headline())
     );
     write(&folder.join("report.html"), &html::page("Sweep", &body))
 }
@@ -248,6 +327,8 @@ mod tests {
             lag_slope_per_s: 0.0,
             drain_s: 0.0,
             held,
+            why: if held { Vec::new() } else { vec!["too slow".to_owned()] },
+            interrupted: false,
             folder: String::new(),
         }
     }
@@ -282,5 +363,52 @@ mod tests {
         let sweep =
             search::<()>(PLAN, |rate| Ok(Some(Point { verdict: Verdict::Incorrect, ..point(rate, false) }))).unwrap();
         assert_eq!((sweep.points.len(), sweep.exit_code()), (1, 4));
+    }
+
+    /// Ends in the run that follows `runs` whole ones; `midway`, else before it.
+    fn ended_after(runs: usize, capacity: f64, midway: bool) -> Sweep {
+        let mut done = 0;
+        let mut sweep = search::<()>(PLAN, |rate| {
+            done += 1;
+            let interrupted = done > runs;
+            Ok((!interrupted || midway).then(|| Point { interrupted, ..point(rate, rate <= capacity && !interrupted) }))
+        })
+        .unwrap();
+        sweep.slo = vec!["l2c:p99<50ms".to_owned()];
+        sweep
+    }
+
+    #[test]
+    fn an_interrupted_sweep_says_where_and_what_the_runs_before_came_to() {
+        let sweep = ended_after(3, 1_500.0, true);
+        assert_eq!(
+            sweep.headline(),
+            "interrupted between 1000 and 2000, at 1410 commands/s, the knee was not found; \
+             commands/s that held: 500, 1000; that did not: 2000 (SLO_FAILED)"
+        );
+        assert_eq!((sweep.points.len(), sweep.exit_code()), (4, 0), "a rate held");
+        assert_eq!(ended_after(3, 1_500.0, false).points.len(), 3);
+        let nothing_held = ended_after(2, 1.0, true);
+        assert_eq!(nothing_held.exit_code(), 99);
+        for midway in [true, false] {
+            let at_once = ended_after(0, 1_500.0, midway);
+            assert!(at_once.headline().ends_with("no rate was tried to its end"), "{}", at_once.headline());
+            assert_eq!(at_once.exit_code(), 1, "nothing failed, and nothing is known");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_run_that_broke_a_promise_counts() {
+        let mut sweep = ended_after(2, 1_500.0, true);
+        sweep.points[2].verdict = Verdict::Incorrect;
+        assert_eq!(sweep.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_sweep_in_which_only_the_generator_failed_is_invalid() {
+        let invalid = |rate| Ok::<_, ()>(Some(Point { verdict: Verdict::Invalid, ..point(rate, false) }));
+        let sweep = search(PLAN, invalid).unwrap();
+        assert_eq!(sweep.exit_code(), 3);
+        assert!(sweep.headline().contains("was INVALID: too slow"), "{}", sweep.headline());
     }
 }

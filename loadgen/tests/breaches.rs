@@ -4,7 +4,7 @@ mod support;
 
 use loadgen::summary::{Summary, Verdict};
 use support::stub::Faults;
-use support::{alone, go, stub};
+use support::{alone, go, go_on_both, stub};
 
 fn sabotaged(faults: Faults) -> Summary {
     let _alone = alone();
@@ -17,6 +17,27 @@ fn a_version_that_goes_back_is_named() {
     let summary = sabotaged(Faults { regress_every: Some(40), ..Faults::default() });
     assert_eq!(summary.verdict, Verdict::Incorrect);
     assert!(summary.violations.regressed > 0, "{:?}", summary.violations);
+}
+
+#[test]
+fn a_watch_that_tells_before_reads_show_it_flatters_and_is_named() {
+    let summary = sabotaged(Faults { reads_late: std::time::Duration::from_millis(20), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.regressed > 0, "{:?}", summary.violations);
+    let check = summary.cross_check.unwrap();
+    assert!(check.contradictions > 0 && !check.agree, "{check:?}");
+}
+
+#[test]
+fn what_one_of_two_view_servers_never_shows_is_lost() {
+    let _alone = alone();
+    let stub = stub(Faults { second_loses_every: Some(100), ..Faults::default() });
+    let summary = go_on_both(&stub, "--rate 400 --duration 2s --mix create=100 --drain-timeout 10s").summary;
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    let [first, second] = &summary.l2c_by_view[..] else { panic!("{:?}", summary.l2c_by_view) };
+    assert_eq!((first.outstanding, second.outstanding), (0, summary.violations.lost));
+    assert!(summary.violations.lost > 5, "{:?}", summary.violations);
+    assert_eq!(summary.l2c.unwrap().count, summary.accepted);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use loadgen::recorder::Measure;
 use loadgen::summary::Verdict;
 use std::time::Duration;
 use support::stub::{Faults, Settings, Stub};
-use support::{alone, go, stub};
+use support::{alone, go, go_on_both, stub};
 
 #[test]
 fn a_clean_run_passes_and_counts_every_command() {
@@ -108,6 +108,44 @@ fn an_objective_with_abort_ends_the_run() {
     assert_eq!(summary.verdict, Verdict::SloFailed);
     assert!(summary.measured_s < 10.0, "{}", summary.measured_s);
     assert!(summary.reasons.iter().any(|reason| reason.starts_with("aborted")), "{:?}", summary.reasons);
+}
+
+#[test]
+fn of_two_view_servers_the_slower_one_is_the_latency_and_each_has_its_own_percentiles() {
+    let _alone = alone();
+    let late = Duration::from_millis(30);
+    let stub = stub(Faults { second_late: late, ..Faults::default() });
+    let summary = go_on_both(&stub, "--rate 400 --duration 3s --reads 100").summary;
+    assert_eq!(summary.verdict, Verdict::Pass, "{:?} {:?}", summary.reasons, summary.examples);
+    let [first, second] = &summary.l2c_by_view[..] else { panic!("{:?}", summary.l2c_by_view) };
+    assert!(stub.view.ends_with(&first.view) && stub.second_view.ends_with(&second.view));
+    let (all, first, second) = (summary.l2c.unwrap(), first.l2c.unwrap(), second.l2c.unwrap());
+    assert_eq!((all.count, first.count, second.count), (1_200, 1_200, 1_200));
+    assert!(second.p50_ms - first.p50_ms > 25.0, "{} and {}", first.p50_ms, second.p50_ms);
+    assert!(all.p50_ms >= second.p50_ms && all.p99_ms >= second.p99_ms, "{all:?} {second:?}");
+    assert!(summary.cross_check.unwrap().agree, "the first one is cross-checked: {:?}", summary.cross_check);
+}
+
+#[test]
+fn a_watch_that_tells_late_makes_the_run_invalid_and_a_little_late_is_stated() {
+    let _alone = alone();
+    let check = |every, late_ms| {
+        let stub = stub(Faults { watch_late: Some((every, Duration::from_millis(late_ms))), ..Faults::default() });
+        // 20 samples of brackets at least: there are ten a second from 1,000/s on.
+        let summary = go(&stub, "--rate 1000 --duration 4s --mix create=100").summary;
+        assert_eq!(summary.violations.total(), 0, "{:?}", summary.examples);
+        (summary.verdict, summary.reasons.join("; "), summary.cross_check.unwrap())
+    };
+    let (verdict, reasons, late) = check(1, 20);
+    assert_eq!(verdict, Verdict::Invalid, "{reasons}");
+    assert!(reasons.contains("the watch shows writes") && !late.agree, "{reasons}");
+    assert!((15.0..60.0).contains(&late.over_p50_ms), "stated by its size: {late:?}");
+    assert!(late.over_share > 0.5, "{late:?}");
+
+    let (verdict, reasons, punctual) = check(1, 0);
+    assert_eq!(verdict, Verdict::Pass, "{reasons}");
+    assert!(punctual.agree && punctual.over_p50_ms < 1.5, "{punctual:?}");
+    assert!(punctual.watch_p50_ms <= late.watch_p50_ms - 15.0, "reported too high, never too low");
 }
 
 /// 30,000/s from one core in a release build; a debug build shows the same at less.

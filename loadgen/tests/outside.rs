@@ -179,6 +179,48 @@ fn ctrl_c_ends_a_run_early_with_a_valid_report() {
 }
 
 #[test]
+fn ctrl_c_in_a_sweep_leaves_a_report_of_what_was_tried_and_why_it_did_not_hold() {
+    let _alone = alone();
+    // 100 hold; of the commands of 400/s, some wait for more than 100 ms.
+    let stub = stub(Faults::default());
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display();
+    let sweep = |slo: &str| {
+        let line =
+            format!("sweep --from 100 --factor 2 --duration 2s --warmup 0s --preload 20 --slo {slo} --out {out}");
+        let mut child = loadgen(Some(&stub), &line).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        for line in std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap())) {
+            told.push_str(&line.unwrap());
+            told.push('\n');
+            // In the measured phase of the third run.
+            if told.ends_with("Z\n") && told.matches("measuring ").count() == 3 {
+                assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+            }
+        }
+        let output = child.wait_with_output().unwrap();
+        let headline = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), headline, told, json(&folder.path().join("sweep.json")))
+    };
+
+    let (code, headline, told, kept) = sweep("l2c:p99<5s");
+    assert_eq!(code, Some(0), "{headline}{told}");
+    assert!(headline.starts_with("interrupted on the way up, at 400 commands/s"), "{headline}");
+    assert!(headline.trim_end().ends_with("commands/s that held: 100, 200"), "{headline}");
+    assert_eq!((kept["interrupted"].as_bool(), kept["points"].as_array().unwrap().len()), (Some(true), 3));
+    let partial = json(&folder.path().join("03-400/summary.json"));
+    assert_eq!(partial["interrupted"], true, "{partial}");
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(page.contains("03-400/report.html") && folder.path().join("03-400/report.html").is_file());
+
+    let (code, headline, told, kept) = sweep("l2c:p99<0.1ms");
+    assert_eq!(code, Some(99), "{headline}{told}");
+    assert!(headline.contains("that did not hold: 100 (SLO_FAILED)"), "{headline}");
+    assert!(told.contains("did not hold: l2c:p99<0.1ms does not hold: it was"), "{told}");
+    assert!(kept["points"][0]["why"][0].as_str().unwrap().starts_with("l2c:p99<0.1ms"), "{kept}");
+}
+
+#[test]
 fn verify_tells_equal_planes_from_different_ones() {
     let _alone = alone();
     for (faults, expected) in [(Faults::default(), 0), (Faults { corrupt_every: Some(50), ..Faults::default() }, 4)] {

@@ -20,6 +20,9 @@ pub struct CommandMetrics {
     /// Transactions that failed, by reason: `conflict`, `stale`, `connection`, `data`, `commit-lost`, `unmigrated`,
     /// `fault`, `unknown`. Most are run again.
     pub reruns: IntCounterVec,
+    /// Sessions opened for batches, by what Postgres said in them of `synchronous_commit`, `fsync` and `server_version`:
+    /// whoever reports figures can say under which durability they were measured.
+    pub sessions: IntCounterVec,
 }
 
 impl CommandMetrics {
@@ -48,6 +51,10 @@ impl CommandMetrics {
                 &["outcome"],
             )?,
             reruns: IntCounterVec::new(Opts::new("nexus_store_reruns_total", "Transactions run again"), &["reason"])?,
+            sessions: IntCounterVec::new(
+                Opts::new("nexus_store_sessions_total", "Sessions opened for batches, by their settings in Postgres"),
+                &["synchronous_commit", "fsync", "server_version"],
+            )?,
         };
         registry.register(Box::new(metrics.queue_requests.clone()))?;
         registry.register(Box::new(metrics.queue_bytes.clone()))?;
@@ -56,6 +63,7 @@ impl CommandMetrics {
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.outcomes.clone()))?;
         registry.register(Box::new(metrics.reruns.clone()))?;
+        registry.register(Box::new(metrics.sessions.clone()))?;
         Ok(metrics)
     }
 }

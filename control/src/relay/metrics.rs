@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Histogram, IntCounter, IntGauge, register_histogram_with_registry, register_int_counter_with_registry,
-    register_int_gauge_with_registry,
+    Histogram, IntCounter, IntCounterVec, IntGauge, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_counter_with_registry, register_int_gauge_with_registry,
 };
 
 /// The relay's metrics, one set for the process.
@@ -25,6 +25,8 @@ pub struct Metrics {
     pub acknowledged: Histogram,
     /// Times that the line was started again after an error.
     pub restarts: IntCounter,
+    /// Producers made, by the `acks` that they were given.
+    pub producers: IntCounterVec,
     /// 1 while this process relays.
     pub streaming: IntGauge,
     /// 1 while the chain of events is broken.
@@ -71,6 +73,13 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         )
         .expect(once),
         restarts: counter("nexus_relay_restarts_total", "Times that the relay started again from the slot"),
+        producers: register_int_counter_vec_with_registry!(
+            "nexus_relay_producers_total",
+            "Producers made, by what their records wait for",
+            &["acks"],
+            registry
+        )
+        .expect(once),
         streaming: gauge("nexus_relay_streaming", "1 while this process relays"),
         broken: gauge("nexus_relay_broken", "1 while the chain of events is broken: an operator is needed"),
         watermark: gauge("nexus_relay_watermark_timestamp_seconds", "Time of the last published watermark"),

@@ -87,6 +87,7 @@ pub(super) async fn take_over(
         metrics().acknowledged.clone(),
     )?;
     publisher.fence().await?;
+    metrics().producers.with_label_values(&[publisher::ACKS]).inc();
 
     let reader = Reader::new(&settings.topics)?;
     let (from, all) = (copy.as_ref().map(|copy| copy.record_offset), partitions.clone());

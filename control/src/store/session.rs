@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::IntCounterVec;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection, Row};
 
@@ -22,11 +23,13 @@ const FRESH: Duration = Duration::from_millis(50);
 pub(super) struct Sessions {
     options: PgConnectOptions,
     idle: Mutex<Vec<(PgConnection, Backend, Instant)>>,
+    /// Sessions opened, by their settings.
+    opened: IntCounterVec,
 }
 
 impl Sessions {
-    pub(super) fn new(options: PgConnectOptions) -> Arc<Self> {
-        Arc::new(Self { options, idle: Mutex::default() })
+    pub(super) fn new(options: PgConnectOptions, opened: IntCounterVec) -> Arc<Self> {
+        Arc::new(Self { options, idle: Mutex::default(), opened })
     }
 
     /// A connection that is idle, else a new one.
@@ -48,7 +51,7 @@ impl Sessions {
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Session, Failure> {
         let connecting = async {
             let mut connection = self.options.connect().await?;
-            let backend = Backend::of(&mut connection).await?;
+            let backend = Backend::of(&mut connection, &self.opened).await?;
             Ok((connection, backend))
         };
         match tokio::time::timeout_at(deadline.into(), connecting).await {
@@ -69,9 +72,14 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        const MINE: &str = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    /// Asks who is there, and counts the session by what makes its commits durable.
+    async fn of(connection: &mut PgConnection, opened: &IntCounterVec) -> Result<Self, sqlx::Error> {
+        const MINE: &str = "SELECT pid, backend_start, current_setting('synchronous_commit') AS synchronous_commit, \
+             current_setting('fsync') AS fsync, current_setting('server_version') AS server_version \
+             FROM pg_stat_activity WHERE pid = pg_backend_pid()";
         let row = sqlx::query(MINE).persistent(false).fetch_one(connection).await?;
+        let said = |name| row.try_get::<&str, _>(name);
+        opened.with_label_values(&[said("synchronous_commit")?, said("fsync")?, said("server_version")?]).inc();
         Ok(Self { pid: row.try_get("pid")?, started: row.try_get("backend_start")? })
     }
 }

@@ -16,7 +16,15 @@ fn write(id: u128, version: u32) -> Write {
 }
 
 fn sight(id: u128, version: u32, at: u64) -> Sighting {
-    Sighting { sight: Sight::Present, id, version, op: Some(u64::from(version)), hash: HASH + u64::from(version), at }
+    Sighting {
+        sight: Sight::Present,
+        view: 0,
+        id,
+        version,
+        op: Some(u64::from(version)),
+        hash: HASH + u64::from(version),
+        at,
+    }
 }
 
 fn delete(id: u128, version: u32) -> Write {

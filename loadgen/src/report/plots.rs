@@ -1,6 +1,7 @@
 //! The plots, as SVG text.
 
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::{Interval, ReportError};
@@ -86,14 +87,59 @@ pub fn percentiles(totals: &[Interval]) -> Result<String, ReportError> {
             .draw()
             .map_err(failed)?;
         for (name, colour, points) in curves {
-            chart
-                .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-                .map_err(failed)?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            curve(&mut chart, name, colour, 2, points)?;
         }
         legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
+}
+
+/// A line with its place in the legend.
+fn curve<'a, DB, X, Y>(
+    chart: &mut ChartContext<'a, DB, Cartesian2d<X, Y>>,
+    name: impl Into<String>,
+    colour: RGBColor,
+    width: u32,
+    points: impl IntoIterator<Item = (f64, f64)>,
+) -> Result<(), ReportError>
+where
+    DB: DrawingBackend + 'a,
+    X: plotters::coord::ranged1d::Ranged<ValueType = f64>,
+    Y: plotters::coord::ranged1d::Ranged<ValueType = f64>,
+{
+    let style = colour.stroke_width(width);
+    chart
+        .draw_series(LineSeries::new(points, style))
+        .map_err(failed)?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    Ok(())
+}
+
+/// A whole picture of milliseconds, on a logarithmic scale, over something else.
+fn over<'a, 'b>(
+    area: &'a Area<'b>,
+    caption: &str,
+    x_desc: &str,
+    right: f64,
+    (low, high): (f64, f64),
+) -> Result<ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, LogCoord<f64>>>, ReportError> {
+    let mut chart = ChartBuilder::on(area)
+        .caption(caption, (FONT, 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..right, (low..high).log_scale())
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .x_desc(x_desc)
+        .y_desc("ms")
+        .y_label_formatter(&|ms| number(*ms))
+        .light_line_style(WHITE)
+        .label_style((FONT, 13))
+        .draw()
+        .map_err(failed)?;
+    Ok(chart)
 }
 
 fn legend<'a, DB: DrawingBackend + 'a, X, Y>(
@@ -168,12 +214,7 @@ pub fn timeline(rows: &[Row]) -> Result<String, ReportError> {
             .draw()
             .map_err(failed)?;
         for (name, colour, points) in latencies {
-            let points = points.into_iter().filter(|point| point.1 > 0.0);
-            chart
-                .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-                .map_err(failed)?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            curve(&mut chart, name, colour, 2, points.into_iter().filter(|point| point.1 > 0.0))?;
         }
         legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
 
@@ -204,12 +245,7 @@ fn linear(
         .map_err(failed)?;
     chart.configure_mesh().light_line_style(WHITE).label_style((FONT, 12)).draw().map_err(failed)?;
     for (name, colour, points) in lines {
-        let colour = *colour;
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))
-            .map_err(failed)?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        curve(&mut chart, *name, *colour, 2, points.iter().copied())?;
     }
     legend(&mut chart, position)
 }
@@ -241,22 +277,7 @@ pub fn heatmap(intervals: &[Interval], measure: &str) -> Result<String, ReportEr
     }
     let most = cells.iter().map(|cell| cell.4).max().unwrap_or(1) as f64;
     draw(360, |area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption(format!("{measure}: where the values fell"), (FONT, 18))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(70)
-            .build_cartesian_2d(0.0..end, (low..high).log_scale())
-            .map_err(failed)?;
-        chart
-            .configure_mesh()
-            .x_desc("s")
-            .y_desc("ms")
-            .y_label_formatter(&|ms| number(*ms))
-            .light_line_style(WHITE)
-            .label_style((FONT, 13))
-            .draw()
-            .map_err(failed)?;
+        let mut chart = over(area, &format!("{measure}: where the values fell"), "s", end, (low, high))?;
         chart
             .draw_series(cells.into_iter().map(|(from, to, bottom, top, count)| {
                 // Logarithmic, so that a single straggler is visible beside ten thousand others.
@@ -291,37 +312,20 @@ pub fn sweep(points: &[SweepPoint], knee: Option<f64>) -> Result<String, ReportE
     let (low, high) = decades(points.iter().flat_map(|point| [point.p50_ms, point.p99_ms]));
     let right = points.iter().map(|point| point.achieved_per_s).fold(1.0, f64::max) * 1.05;
     draw(420, |area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption("Latency to consistency against achieved rate", (FONT, 18))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(70)
-            .build_cartesian_2d(0.0..right, (low..high).log_scale())
-            .map_err(failed)?;
-        chart
-            .configure_mesh()
-            .x_desc("accepted commands per second")
-            .y_desc("ms")
-            .y_label_formatter(&|ms| number(*ms))
-            .light_line_style(WHITE)
-            .label_style((FONT, 13))
-            .draw()
-            .map_err(failed)?;
+        let mut chart = over(
+            area,
+            "Latency to consistency against achieved rate",
+            "accepted commands per second",
+            right,
+            (low, high),
+        )?;
         if let Some(knee) = knee {
-            chart
-                .draw_series(LineSeries::new([(knee, low), (knee, high)], GREEN.stroke_width(1)))
-                .map_err(failed)?
-                .label(format!("knee: {knee:.0}/s"))
-                .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], GREEN.stroke_width(1)));
+            curve(&mut chart, format!("knee: {knee:.0}/s"), GREEN, 1, [(knee, low), (knee, high)])?;
         }
         for (name, colour) in [("p99", RED), ("p50", BLUE)] {
             let value = |point: &SweepPoint| if name == "p99" { point.p99_ms } else { point.p50_ms };
             let line: Vec<_> = points.iter().map(|point| (point.achieved_per_s, value(point))).collect();
-            chart
-                .draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))
-                .map_err(failed)?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            curve(&mut chart, name, colour, 2, line.iter().copied())?;
             chart
                 .draw_series(line.iter().zip(&points).map(|(&at, point)| {
                     if point.held {

@@ -34,7 +34,8 @@ impl Running {
         let deadline = self.clock.now() + WATCH_DEADLINE;
         self.wait(deadline, |judge| judge.heard.watch_ready)?;
         if !self.judge.heard.watch_ready {
-            let why = self.judge.heard.watch_lost.clone().unwrap_or_else(|| "no ready event".to_owned());
+            let lost = self.judge.heard.watch_lost.iter().flatten().next().cloned();
+            let why = lost.unwrap_or_else(|| "no ready event".to_owned());
             return Err(RunError::Refused(format!("the watch did not open within 10 s: {why}")));
         }
         self.preload()?;

@@ -57,6 +57,15 @@ pub fn stub(faults: Faults) -> Stub {
     Stub::start(Settings { delay: Duration::from_millis(2), faults })
 }
 
+/// A whole run that watches both view servers of the stub.
+pub fn go_on_both(stub: &Stub, line: &str) -> Finished {
+    let mut options = options(stub, line);
+    options.targets.dataplane_url.push(stub.second_view.clone());
+    let finished = run(options, Arc::new(Shared::default())).unwrap();
+    println!("{}", serde_json::to_string_pretty(&finished.summary).unwrap());
+    finished
+}
+
 /// A whole run.
 pub fn go(stub: &Stub, line: &str) -> Finished {
     let finished = run(options(stub, line), Arc::new(Shared::default())).unwrap();

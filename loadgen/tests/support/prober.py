@@ -3,7 +3,8 @@
 
     prober.py CONTROL_HOST:PORT VIEW_HOST:PORT API_KEY SECONDS RATE
 
-Prints one JSON object: samples, and the median of intended → first read that shows it, in ms.
+Prints one JSON object: samples, and medians in ms: of intended → first read that shows it; of its resolution (from the
+last read without it, or the answer to the command, to that read's answer); and of how late it sent the command itself.
 Several workers share the rate, so that a slow one delays no other; each follows its own schedule.
 Plain sockets: the standard library's HTTP client takes as long as the servers do.
 """
@@ -12,7 +13,7 @@ import json, os, re, socket, statistics, sys, threading, time
 control, view, key, seconds, rate = sys.argv[1:6]
 seconds, rate = float(seconds), float(rate)
 WORKERS = 4
-latencies, lock = [], threading.Lock()
+latencies, widths, delays, lock = [], [], [], threading.Lock()
 try:  # On a busy machine a prober that wakes late measures itself.
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 except PermissionError:
@@ -46,13 +47,23 @@ def work(number, start):
     body = json.dumps({"title": "prober", "payload": {"text": "x" * 160}})
     while intended < start + seconds:
         time.sleep(max(0.0, intended - time.monotonic()))
+        sent = time.monotonic()
         status, document = commands.request("POST /v1/signals", body)
         assert status == 201, status
         line = "GET /v1/signals/" + json.loads(document)["id"]
-        while (status := reads.request(line)[0]) != 200:
+        last = time.monotonic()
+        while True:
+            asked = time.monotonic()
+            status, _ = reads.request(line)
+            if status == 200:
+                break
             assert status == 404, status
+            last = asked
+        now = time.monotonic()
         with lock:
-            latencies.append((time.monotonic() - intended) * 1000)
+            latencies.append((now - intended) * 1000)
+            widths.append((now - last) * 1000)
+            delays.append((sent - intended) * 1000)
         intended += gap
 
 
@@ -62,4 +73,5 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(json.dumps({"samples": len(latencies), "p50_ms": statistics.median(latencies)}))
+medians = {"p50_ms": latencies, "resolution_p50_ms": widths, "late_p50_ms": delays}
+print(json.dumps({"samples": len(latencies)} | {name: statistics.median(of) for name, of in medians.items()}))

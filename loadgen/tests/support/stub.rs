@@ -22,45 +22,13 @@ use hyper::{Method, Request, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+// By its path: this file is a module of the tests, and of an example.
+#[path = "stub_faults.rs"]
+mod faults;
+
+pub use faults::{Faults, Settings};
+
 pub const API_KEY: &str = "nxs_stub";
-
-/// What goes wrong on purpose.
-#[derive(Debug, Default, Clone)]
-pub struct Faults {
-    /// Every n-th event never reaches the view.
-    pub lose_every: Option<u64>,
-    /// The whole server stands still once, this long, when so many commands have come.
-    pub stall: Option<(u64, Duration)>,
-    /// Every n-th event is shown with another document.
-    pub forge_every: Option<u64>,
-    /// Every n-th update is applied, and the version before it once more after it.
-    pub regress_every: Option<u64>,
-    /// Every n-th deletion is followed by the signal itself.
-    pub resurrect_every: Option<u64>,
-    /// Tokens are ignored, and reads by id are this far behind the watch.
-    pub ignore_tokens: bool,
-    /// Every n-th command is applied, and its connection closed instead of an answer.
-    pub cut_every: Option<u64>,
-    /// Every command is answered 503 `overloaded`.
-    pub overloaded: bool,
-    /// Every n-th document differs between the planes at the end, without an event.
-    pub corrupt_every: Option<u64>,
-    /// Time per command; the stub serves one at a time.
-    pub service: Duration,
-}
-
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// From the answer to visible.
-    pub delay: Duration,
-    pub faults: Faults,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { delay: Duration::from_millis(2), faults: Faults::default() }
-    }
-}
 
 /// What the stub knows of itself.
 #[derive(Debug, Default)]
@@ -76,6 +44,8 @@ pub struct Counters {
 pub struct Stub {
     pub control: String,
     pub view: String,
+    /// Another view server over the same state.
+    pub second_view: String,
     pub counters: Arc<Counters>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -93,8 +63,9 @@ impl Stub {
                 local.block_on(&runtime, serve(settings, shared, sender));
             })
             .unwrap();
-        let (control, view): (SocketAddr, SocketAddr) = receiver.recv().unwrap();
-        Self { control: format!("http://{control}"), view: format!("http://{view}"), counters, thread: Some(thread) }
+        let [control, view, second_view] =
+            receiver.recv().unwrap().map(|address: SocketAddr| format!("http://{address}"));
+        Self { control, view, second_view, counters, thread: Some(thread) }
     }
 }
 
@@ -115,8 +86,25 @@ struct Signal {
 }
 
 enum Change {
-    Apply { id: String, signal: Signal, number: u64 },
+    Apply {
+        id: String,
+        signal: Signal,
+        number: u64,
+    },
+    /// Reads show it from now on.
+    Read {
+        id: String,
+        signal: Signal,
+    },
+    /// The watch of this view server tells it.
+    Tell {
+        view: usize,
+        bytes: Bytes,
+    },
 }
+
+/// Changes that are due one after the other.
+type Line = mpsc::UnboundedSender<(Instant, Change)>;
 
 struct State {
     settings: Settings,
@@ -124,9 +112,14 @@ struct State {
     signals: BTreeMap<String, Signal>,
     view: BTreeMap<String, Signal>,
     kept: std::collections::HashMap<String, (u16, u64, Bytes)>,
-    watches: Vec<mpsc::Sender<Bytes>>,
-    changes: mpsc::UnboundedSender<(Instant, Change)>,
+    /// Of each view server.
+    watches: [Vec<mpsc::Sender<Bytes>>; 2],
+    changes: Line,
+    later_reads: Line,
+    /// Of each view server.
+    later_told: [Line; 2],
     next: u64,
+    told: u64,
     stalled: bool,
     behind: std::collections::HashMap<String, u64>,
 }
@@ -134,31 +127,37 @@ struct State {
 type Body = BoxBody<Bytes, Infallible>;
 type Shared = Rc<RefCell<State>>;
 
-async fn serve(settings: Settings, counters: Arc<Counters>, ready: std::sync::mpsc::Sender<(SocketAddr, SocketAddr)>) {
-    let (changes, mut due) = mpsc::unbounded_channel::<(Instant, Change)>();
+async fn serve(settings: Settings, counters: Arc<Counters>, ready: std::sync::mpsc::Sender<[SocketAddr; 3]>) {
+    let lines: [_; 4] = std::array::from_fn(|_| mpsc::unbounded_channel::<(Instant, Change)>());
+    let [(changes, due), (later_reads, due_reads), (first, due_first), (second, due_second)] = lines;
     let state = Rc::new(RefCell::new(State {
         settings,
         counters: Arc::clone(&counters),
         signals: BTreeMap::new(),
         view: BTreeMap::new(),
         kept: std::collections::HashMap::new(),
-        watches: Vec::new(),
+        watches: [Vec::new(), Vec::new()],
         changes,
+        later_reads,
+        later_told: [first, second],
         next: 0,
+        told: 0,
         stalled: false,
         behind: std::collections::HashMap::new(),
     }));
-    let applier = Rc::clone(&state);
-    tokio::task::spawn_local(async move {
-        while let Some((at, change)) = due.recv().await {
-            if at > Instant::now() {
-                tokio::time::sleep_until(at.into()).await;
+    for mut due in [due, due_reads, due_first, due_second] {
+        let applier = Rc::clone(&state);
+        tokio::task::spawn_local(async move {
+            while let Some((at, change)) = due.recv().await {
+                if at > Instant::now() {
+                    tokio::time::sleep_until(at.into()).await;
+                }
+                applier.borrow_mut().apply(change);
             }
-            applier.borrow_mut().apply(change);
-        }
-    });
+        });
+    }
     let mut addresses = Vec::new();
-    for plane in [Plane::Control, Plane::View] {
+    for plane in [Plane::Control, Plane::View(0), Plane::View(1)] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         addresses.push(listener.local_addr().unwrap());
         let state = Rc::clone(&state);
@@ -177,7 +176,7 @@ async fn serve(settings: Settings, counters: Arc<Counters>, ready: std::sync::mp
             }
         });
     }
-    ready.send((addresses[0], addresses[1])).unwrap();
+    ready.send([addresses[0], addresses[1], addresses[2]]).unwrap();
     while !counters.stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -186,7 +185,7 @@ async fn serve(settings: Settings, counters: Arc<Counters>, ready: std::sync::mp
 #[derive(Clone, Copy, PartialEq)]
 enum Plane {
     Control,
-    View,
+    View(usize),
 }
 
 #[derive(Debug)]
@@ -211,8 +210,10 @@ async fn answer(plane: Plane, state: Shared, request: Request<Incoming>) -> Resu
     }
     let (key, token, accept) = (header("idempotency-key"), header("nexus-token"), header("accept"));
     if method == Method::GET {
-        if plane == Plane::View && accept == "text/event-stream" {
-            return Ok(state.borrow_mut().watch());
+        if let Plane::View(view) = plane
+            && accept == "text/event-stream"
+        {
+            return Ok(state.borrow_mut().watch(view));
         }
         if path == "/v1/signals" {
             return Ok(state.borrow().page(plane, &query));
@@ -346,7 +347,17 @@ impl State {
     }
 
     fn apply(&mut self, change: Change) {
-        let Change::Apply { id, mut signal, number } = change;
+        let (id, mut signal, number) = match change {
+            Change::Apply { id, signal, number } => (id, signal, number),
+            Change::Read { id, signal } => {
+                self.view.insert(id, signal);
+                return;
+            }
+            Change::Tell { view, bytes } => {
+                self.tell(view, &bytes);
+                return;
+            }
+        };
         let faults = self.settings.faults.clone();
         if every(faults.lose_every, number) {
             *self.behind.entry(id).or_default() += 1;
@@ -361,23 +372,30 @@ impl State {
             let text = String::from_utf8(signal.document.to_vec()).unwrap();
             signal.document = Bytes::from(text.replace("\"status\":\"pending\"", "\"status\":\"active\""));
         }
-        let before = self.view.insert(id.clone(), signal.clone());
+        let before = self.view.get(&id).cloned();
+        if faults.reads_late.is_zero() {
+            self.view.insert(id.clone(), signal.clone());
+        } else {
+            let read = Change::Read { id: id.clone(), signal: signal.clone() };
+            let _ = self.later_reads.send((Instant::now() + faults.reads_late, read));
+        }
         if every(faults.corrupt_every, number) && !signal.deleted {
             let text = String::from_utf8(signal.document.to_vec()).unwrap();
             let document = Bytes::from(text.replace("pending", "active"));
             self.view.insert(id.clone(), Signal { document, ..signal.clone() });
         }
-        self.show(&id, &signal);
+        let late = faults.watch_late.filter(|(n, _)| every(Some(*n), number)).map(|(_, late)| late);
+        self.show(&id, &signal, late);
         if let Some(before) = before {
             let back = every(faults.regress_every, number) && !signal.deleted
                 || every(faults.resurrect_every, number) && signal.deleted;
             if back {
-                self.show(&id, &before);
+                self.show(&id, &before, late);
             }
         }
     }
 
-    fn show(&mut self, id: &str, signal: &Signal) {
+    fn show(&mut self, id: &str, signal: &Signal, late: Option<Duration>) {
         let text = if signal.deleted {
             format!("event: deleted\nid: x\ndata: {{\"id\":\"{id}\",\"version\":{}}}\n\n", signal.version)
         } else {
@@ -385,13 +403,30 @@ impl State {
             format!("event: {name}\nid: x\ndata: {}\n\n", String::from_utf8_lossy(&signal.document))
         };
         let bytes = Bytes::from(text);
-        self.watches.retain(|watch| watch.try_send(bytes.clone()).is_ok());
+        let late = late.unwrap_or_default();
+        self.told += 1;
+        for (view, late) in [late, late + self.settings.faults.second_late].into_iter().enumerate() {
+            if view == 1 && every(self.settings.faults.second_loses_every, self.told) {
+                continue;
+            }
+            // Once one is late, those behind it wait for their turn.
+            if self.settings.faults.watch_late.is_none() && late.is_zero() {
+                self.tell(view, &bytes);
+            } else {
+                let told = Change::Tell { view, bytes: bytes.clone() };
+                let _ = self.later_told[view].send((Instant::now() + late, told));
+            }
+        }
     }
 
-    fn watch(&mut self) -> Response<Body> {
+    fn tell(&mut self, view: usize, bytes: &Bytes) {
+        self.watches[view].retain(|watch| watch.try_send(bytes.clone()).is_ok());
+    }
+
+    fn watch(&mut self, view: usize) -> Response<Body> {
         let (sender, receiver) = mpsc::channel(100_000);
         sender.try_send(Bytes::from_static(b"event: ready\nid: x\ndata: {}\n\n")).unwrap();
-        self.watches.push(sender);
+        self.watches[view].push(sender);
         let stream = futures(receiver);
         Response::builder()
             .header("content-type", "text/event-stream")
