@@ -28,10 +28,10 @@ down: ## Stop the stack, keep its data
 	@[ ! -x $(BIN)/nexus ] || $(BIN)/nexus down
 
 status: ## What runs, and whether it answers
-	@$(BIN)/nexus status
+	@$(WITH_ENV); $(BIN)/nexus status
 
 logs: ## The ends of all logs
-	@$(BIN)/nexus logs
+	@$(WITH_ENV); $(BIN)/nexus logs
 
 demo: up ## A short load with a live picture
 	@$(WITH_ENV); $(BIN)/loadgen run --rate 500 --duration 20s --out $(TARGET)/demo

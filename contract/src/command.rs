@@ -401,7 +401,10 @@ fn identity_members(fields: &mut Fields<'_, '_>) -> PatchIdentity {
             Json::Null => Some(None),
             value => fields.line("email", value, 254).and_then(|email| {
                 // Only what every address has; the owner finds out the rest by writing to it.
-                let whole = email.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty());
+                let quoted = |user: &str| user.len() > 2 && user.starts_with('"') && user.ends_with('"');
+                let whole = email.rsplit_once('@').is_some_and(|(user, host)| {
+                    !user.is_empty() && !host.is_empty() && (!user.contains('@') || quoted(user))
+                });
                 if !whole || email.chars().any(|c| c.is_whitespace() || c.is_control()) {
                     fields.fail("email", "must be an e-mail address");
                     return None;
@@ -672,6 +675,20 @@ mod tests {
         );
         for frame in ["{}", r#"{"commands":{}}"#, r#"{"commands":[]}"#, r#"{"commands":[{}],"x":1}"#] {
             assert!(batch_from_json(&json(frame)).is_err(), "{frame}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_one_at_sign_outside_of_quotes() {
+        let errors = |email: &str| {
+            let body = format!(r#"{{"name":"n","email":{}}}"#, serde_json::to_string(email).expect("JSON"));
+            CreateIdentity::from_json(&Json::parse(body.as_bytes()).expect("JSON")).is_err()
+        };
+        for good in ["a@b", "\"a@b\"@c", "a+b@c.example"] {
+            assert!(!errors(good), "{good}");
+        }
+        for bad in ["a", "@", "a@", "@b", "a@b@c", "a b@c"] {
+            assert!(errors(bad), "{bad}");
         }
     }
 
