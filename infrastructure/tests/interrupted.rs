@@ -37,7 +37,9 @@ async fn interrupt(signal: Signal, to_group: bool) {
     script(&bin.join("cargo"), CARGO);
     script(&target.join("debug/nexus"), "#!/bin/sh\n");
     std::fs::create_dir(&temporary).unwrap();
-    let mut command = Command::new("make");
+    // Who started this test in the background had it ignore the signals, and what is ignored can't be trapped.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", "make"]);
     // This test may itself run below a `make test`.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);
