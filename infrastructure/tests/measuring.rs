@@ -116,7 +116,7 @@ async fn prober(planes: &Planes) -> Probed {
     let output = python.kill_on_drop(true).spawn().expect("python3 starts").wait_with_output();
     let output = tokio::time::timeout(PATIENCE, output).await.expect("an end within two minutes").expect("output");
     let said: Value = serde_json::from_slice(&output.stdout).expect("what the prober found");
-    assert!(said["samples"].as_u64() >= Some(120), "{said}");
+    assert!(said["samples"].as_u64() >= Some(100), "{said}");
     let median = |name: &str| said[name].as_f64().expect("a median");
     Probed { l2c: median("p50_ms"), resolution: median("resolution_p50_ms"), late: median("late_p50_ms") }
 }
@@ -125,7 +125,8 @@ async fn prober(planes: &Planes) -> Probed {
 async fn an_independent_prober_sees_the_same_latency_at_the_median_within_a_millisecond() {
     let _alone = ALONE.lock().await;
     let (_namespace, planes) = planes("prober", &[]).await;
-    let line = "--rate 200 --duration 9s --warmup 2s";
+    // Poisson, as the prober's: only then do both meet the stack in the same states.
+    let line = "--rate 200 --arrivals poisson --duration 9s --warmup 2s";
     let mut said = Vec::new();
     for _ in 0..ATTEMPTS {
         // Both measure the same seconds: latency is not the same in all of them.
