@@ -256,8 +256,15 @@ pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point
 
 /// Three digits say enough of a rate.
 fn round_rate(rate: f64) -> f64 {
-    let unit = 10f64.powf(rate.log10().floor() - 2.0);
-    (rate / unit).round() * unit
+    let digits = 2.0 - rate.log10().floor();
+    // Divided, because 681 * 0.1 is 68.10000000000001.
+    if digits > 0.0 {
+        let unit = 10f64.powf(digits);
+        (rate * unit).round() / unit
+    } else {
+        let unit = 10f64.powf(-digits);
+        (rate / unit).round() * unit
+    }
 }
 
 /// Writes `sweep.json`, the plot and the page.

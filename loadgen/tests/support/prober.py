@@ -5,10 +5,11 @@
 
 Prints one JSON object: samples, and medians in ms: of intended → first read that shows it; of its resolution (from the
 last read without it, or the answer to the command, to that read's answer); and of how late it sent the command itself.
-Several workers share the rate, so that a slow one delays no other; each follows its own schedule.
+Several workers share the rate, so that a slow one delays no other; each follows its own schedule. Arrivals are Poisson:
+on a fixed grid beside the fixed grid of a load, every sample would meet the same moment between two of its commands.
 Plain sockets: the standard library's HTTP client takes as long as the servers do.
 """
-import json, os, re, socket, statistics, sys, threading, time
+import json, os, random, re, socket, statistics, sys, threading, time
 
 control, view, key, seconds, rate = sys.argv[1:6]
 seconds, rate = float(seconds), float(rate)
@@ -42,8 +43,8 @@ class Connection:
 
 def work(number, start):
     commands, reads = Connection(control), Connection(view)
-    gap = WORKERS / rate
-    intended = start + number * gap / WORKERS
+    gaps = random.Random(number)
+    intended = start + gaps.expovariate(rate / WORKERS)
     body = json.dumps({"title": "prober", "payload": {"text": "x" * 160}})
     while intended < start + seconds:
         time.sleep(max(0.0, intended - time.monotonic()))
@@ -64,7 +65,7 @@ def work(number, start):
             latencies.append((now - intended) * 1000)
             widths.append((now - last) * 1000)
             delays.append((sent - intended) * 1000)
-        intended += gap
+        intended += gaps.expovariate(rate / WORKERS)
 
 
 begin = time.monotonic() + 0.2

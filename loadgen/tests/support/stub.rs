@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 #[path = "stub_faults.rs"]
 mod faults;
 
+#[allow(unused_imports, reason = "the example needs less")]
 pub use faults::{Faults, Settings};
 
 pub const API_KEY: &str = "nxs_stub";
