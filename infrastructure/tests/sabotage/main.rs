@@ -16,7 +16,8 @@ use sqlx::Connection as _;
 const NAMED: [(&str, &str); 13] = [
     ("drop-version-fence,old-events-again", "regressed"),
     ("reorder-events,drop-version-fence", "regressed"),
-    ("checkpoint-first,fail-midway", "lost"),
+    // Every third batch, because on a busy machine there are few: at every seventh one such run lost nothing.
+    ("checkpoint-first,fail-midway=3", "lost"),
     ("resurrect-on-replay,old-events-again", "resurrected"),
     ("delete-without-version", "regressed"),
     ("corrupt-value", "phantom"),
