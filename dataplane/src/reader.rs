@@ -117,13 +117,7 @@ async fn run(view: Arc<View>, links: Links, mut jobs: mpsc::Receiver<Job>) {
             }
             waiting.extend(arriving.drain(..));
         }
-        let mut entities = 0;
-        while entities < ENTITIES
-            && let Some(job) = waiting.pop_front()
-        {
-            entities += job.entities.len();
-            round.push(job);
-        }
+        close(&mut waiting, &mut round);
         #[allow(clippy::cast_precision_loss)]
         ROUND_SIZE.observe(round.len() as f64);
         let Some(mut link) = links.current() else {
@@ -163,6 +157,17 @@ async fn run(view: Arc<View>, links: Links, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
+/// Moves the next round out of `waiting`: at least one read, and none more once there are enough entities.
+fn close(waiting: &mut VecDeque<Job>, round: &mut Vec<Job>) {
+    let mut entities = 0;
+    while entities < ENTITIES
+        && let Some(job) = waiting.pop_front()
+    {
+        entities += job.entities.len();
+        round.push(job);
+    }
+}
+
 fn fail(round: &mut Vec<Job>, error: ReadError, reason: &str) {
     FAILED.with_label_values(&[reason]).inc_by(round.len() as u64);
     for job in round.drain(..) {
@@ -179,5 +184,31 @@ fn key_state(found: Found) -> KeyState {
             tracing::error!(%error, "the record of an API key is unreadable");
             KeyState::Absent
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_closed_by_its_entities_and_leaves_nobody_out() {
+        let job = |entities: usize| {
+            let (reply, _) = oneshot::channel();
+            Job { key: None, entities: vec![(KEY_PARTITION, Uuid::nil()); entities], reply }
+        };
+        let sizes = |mut waiting: VecDeque<Job>| {
+            let mut rounds = Vec::new();
+            while !waiting.is_empty() {
+                let mut round = Vec::new();
+                close(&mut waiting, &mut round);
+                rounds.push(round.iter().map(|job| job.entities.len()).collect::<Vec<_>>());
+            }
+            rounds
+        };
+        let half = ENTITIES / 2;
+        assert_eq!(sizes([1, 0, 1, 0].map(job).into()), [vec![1, 0, 1, 0]]);
+        assert_eq!(sizes([half, half, half].map(job).into()), [vec![half, half], vec![half]]);
+        assert_eq!(sizes([2 * ENTITIES, 1].map(job).into()), [vec![2 * ENTITIES], vec![1]]);
     }
 }
