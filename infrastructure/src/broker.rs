@@ -151,7 +151,11 @@ impl Broker {
     /// `serving`: the broker itself, for which a class-data archive is used, or made at the first orderly stop.
     fn jvm_args(&self, jars: &Jars, serving: bool) -> Vec<OsString> {
         let memory: &[&str] = match self.profile {
-            BrokerProfile::Development => &["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC"],
+            // A young generation of 192 MiB is collected every five seconds at 1,000 events/s, for 15 ms; one of 40 MiB
+            // every second for as long, which was l2c's p99. What outlives two collections stays.
+            BrokerProfile::Development => {
+                &["-Xms288m", "-Xmx384m", "-Xmn192m", "-XX:+UseSerialGC", "-XX:MaxTenuringThreshold=2"]
+            }
             BrokerProfile::Benchmark => &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC"],
         };
         let mut args: Vec<OsString> = memory.iter().map(OsString::from).collect();
