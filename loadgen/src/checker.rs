@@ -324,9 +324,8 @@ impl Checker {
     /// Closes the open writes that a sighting covers.
     fn resolve(&mut self, open: &mut Open, sighting: &Sighting) {
         let deleted = sighting.sight == Sight::Deleted;
-        let covered = open
-            .writes
-            .extract_if(.., |write| deleted || (write.version != 0 && write.version <= sighting.version));
+        let covered =
+            open.writes.extract_if(.., |write| deleted || (write.version != 0 && write.version <= sighting.version));
         for write in covered {
             self.open_writes -= 1;
             self.open_canaries -= u64::from(write.phase == Phase::Canary);

@@ -72,6 +72,20 @@ impl<T> Pieces<T> {
     }
 }
 
+impl<T> std::ops::Index<usize> for Pieces<T> {
+    type Output = T;
+
+    fn index(&self, place: usize) -> &T {
+        &self.pieces[place / PIECE][place % PIECE]
+    }
+}
+
+impl<T> std::ops::IndexMut<usize> for Pieces<T> {
+    fn index_mut(&mut self, place: usize) -> &mut T {
+        &mut self.pieces[place / PIECE][place % PIECE]
+    }
+}
+
 /// An id that asks for no alignment: a `u128` would round every record up to a multiple of 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedId([u32; 4]);
