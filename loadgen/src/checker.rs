@@ -2,13 +2,18 @@
 //!
 //! Per key it knows the versions that were accepted and those that were seen, in whatever order it
 //! hears of them (an event often overtakes the answer to its own command). A write is *open* until
-//! the watch shows its version or a later one. Memory is some 64 bytes a key, and more only for
-//! keys with something open.
+//! the watch shows its version or a later one. Memory is under 40 bytes a key ([`crate::keys`]), and more only for keys
+//! with something open. A deleted key is kept like any other: were it forgotten, it could come back unnoticed.
 
 use std::collections::HashMap;
 
 use crate::document::{IdHasher, uuid_text};
 use crate::journal::{Breach, Phase, Sight, Sighting};
+use crate::keys::{Keyed, Record as _};
+
+mod key;
+
+use key::{Open, Settled};
 
 /// Breaches of which the text is kept; all are counted.
 const EXAMPLES_MAX: usize = 20;
@@ -84,34 +89,6 @@ impl Violations {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Key {
-    /// When `seen` was first seen.
-    seen_at: u64,
-    /// Hash of the document at `seen`.
-    seen_hash: u64,
-    /// Highest version seen.
-    seen: u32,
-    /// Highest version accepted.
-    accepted_max: u32,
-    /// How many versions were accepted; equal to `accepted_max` when none is missing.
-    accepted: u32,
-    /// A deletion was seen.
-    seen_deleted: bool,
-    /// A deletion was accepted.
-    accepted_deleted: bool,
-    /// A write of this run is known, or a document of it was seen.
-    ours: bool,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    /// Accepted, not visible yet.
-    writes: Vec<Write>,
-    /// Seen before the answers that explain them had all come.
-    early: Vec<Sighting>,
-}
-
 /// What a key should be at the end, for whoever walks the planes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
@@ -124,7 +101,8 @@ pub struct Expected {
 /// The state of all keys of a run.
 #[derive(Debug, Default)]
 pub struct Checker {
-    keys: HashMap<u128, Key, IdHasher>,
+    /// Keys without anything open; one that is in `open` as well is as it is there.
+    keys: Keyed<Settled>,
     open: HashMap<u128, Open, IdHasher>,
     open_writes: u64,
     open_canaries: u64,
@@ -175,7 +153,13 @@ impl Checker {
     /// Keys of this run.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.open.keys().filter(|&&id| self.keys.get(id).is_none()).count()
+    }
+
+    /// What is kept of keys on the heap, in bytes: all of it, but for what open writes and sightings add.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.keys.heap_bytes() + self.open.capacity() * (size_of::<(u128, Open)>() + 1)
     }
 
     /// What was broken so far.
@@ -221,55 +205,66 @@ impl Checker {
         }
     }
 
+    /// What is known of a key, in full; `None` of a key that is not of this run.
+    fn recall(&mut self, id: u128) -> Option<Open> {
+        let open = self.open.remove(&id);
+        open.or_else(|| Some(Open { key: self.keys.get(id)?.into(), ..Open::default() }))
+    }
+
+    fn keep(&mut self, id: u128, open: Open) {
+        match open.settled(id) {
+            Some(settled) => self.keys.put(settled),
+            None => {
+                self.open.insert(id, open);
+            }
+        }
+    }
+
     /// Takes note of an accepted write.
     pub fn accepted(&mut self, write: Write) {
-        if !self.keys.contains_key(&write.id)
-            && let Some(deletion) = self.strangers.remove(&write.id)
-        {
-            self.foreign -= 1;
-            self.keys.entry(write.id).or_default().ours = true;
-            self.seen(deletion);
-        }
-        let key = self.keys.entry(write.id).or_default();
-        key.ours = true;
-        key.accepted += 1;
-        key.accepted_max = key.accepted_max.max(write.version);
-        key.accepted_deleted |= write.delete;
-        let key = *key;
-        let early = self.open.get(&write.id).map_or(&[][..], |open| &open.early);
+        let mut open = self.recall(write.id).unwrap_or_else(|| {
+            let mut open = Open::default();
+            if let Some(deletion) = self.strangers.remove(&write.id) {
+                self.foreign -= 1;
+                self.show(&mut open, deletion);
+            }
+            open
+        });
+        open.key.accepted += 1;
+        open.key.accepted_max = open.key.accepted_max.max(write.version);
+        open.key.accepted_deleted |= write.delete;
+        let key = open.key;
         let meets = |sighting: &Sighting| {
             sighting.sight == Sight::Deleted || (write.version != 0 && sighting.version >= write.version)
         };
-        let first = early.iter().filter(|sighting| meets(sighting)).map(|sighting| sighting.at).min();
-        let same = early.iter().find(|sighting| write.version != 0 && sighting.version == write.version);
+        let first = open.early.iter().filter(|sighting| meets(sighting)).map(|sighting| sighting.at).min();
+        let same = open.early.iter().find(|sighting| write.version != 0 && sighting.version == write.version);
         if let Some(sighting) = same.copied() {
             self.compare(&write, &sighting);
         }
-        let seen = if key.seen_deleted || (write.version != 0 && key.seen >= write.version) {
-            Some(first.unwrap_or(key.seen_at))
+        if key.seen_deleted || (write.version != 0 && key.seen >= write.version) {
+            self.visible.push(Visible { write, at: first.unwrap_or(key.seen_at) });
         } else {
-            None
-        };
-        match seen {
-            Some(at) => self.visible.push(Visible { write, at }),
-            None => {
-                self.open_writes += 1;
-                self.open_canaries += u64::from(write.phase == Phase::Canary);
-                self.open.entry(write.id).or_default().writes.push(write);
-            }
+            self.open_writes += 1;
+            self.open_canaries += u64::from(write.phase == Phase::Canary);
+            open.writes.push(write);
         }
-        self.forget_early(write.id, key);
+        // Early sightings are kept until every write below them is known.
+        if key.accepted == key.accepted_max {
+            open.early.retain(|sighting| sighting.version > key.accepted_max);
+        }
+        self.keep(write.id, open);
     }
 
     /// Takes note of what the watch showed. Sightings come in the order of the stream.
     pub fn seen(&mut self, sighting: Sighting) {
-        let deleted = sighting.sight == Sight::Deleted;
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.insert(sighting.id);
         }
-        if !self.keys.get(&sighting.id).is_some_and(|key| key.ours) && sighting.op.is_none() {
+        let known = self.recall(sighting.id);
+        if known.is_none() && sighting.op.is_none() {
             self.foreign += 1;
-            if deleted && self.strangers.insert(sighting.id, sighting).is_none() {
+            if sighting.sight == Sight::Deleted && self.strangers.insert(sighting.id, sighting).is_none() {
                 self.stranger_order.push_back(sighting.id);
                 if self.stranger_order.len() > STRANGERS_MAX
                     && let Some(oldest) = self.stranger_order.pop_front()
@@ -279,8 +274,15 @@ impl Checker {
             }
             return;
         }
-        let key = self.keys.entry(sighting.id).or_default();
-        key.ours = true;
+        let mut open = known.unwrap_or_default();
+        self.show(&mut open, sighting);
+        self.keep(sighting.id, open);
+    }
+
+    /// Checks a sighting of a key of this run.
+    fn show(&mut self, open: &mut Open, sighting: Sighting) {
+        let deleted = sighting.sight == Sight::Deleted;
+        let key = &mut open.key;
         if key.seen_deleted && !deleted {
             let text = format!("{}: version {} after the deletion", uuid_text(sighting.id), sighting.version);
             self.breach(Breach::Resurrected(text));
@@ -313,25 +315,17 @@ impl Checker {
         key.seen_hash = sighting.hash;
         key.seen_deleted = deleted;
         let explained = key.accepted == key.accepted_max && key.accepted_max >= sighting.version;
-        self.resolve(&sighting);
+        self.resolve(open, &sighting);
         if !explained {
-            self.open.entry(sighting.id).or_default().early.push(sighting);
+            open.early.push(sighting);
         }
     }
 
     /// Closes the open writes that a sighting covers.
-    fn resolve(&mut self, sighting: &Sighting) {
-        let Some(open) = self.open.get_mut(&sighting.id) else {
-            return;
-        };
+    fn resolve(&mut self, open: &mut Open, sighting: &Sighting) {
         let deleted = sighting.sight == Sight::Deleted;
-        let covered: Vec<Write> = open
-            .writes
-            .extract_if(.., |write| deleted || (write.version != 0 && write.version <= sighting.version))
-            .collect();
-        if open.writes.is_empty() && open.early.is_empty() {
-            self.open.remove(&sighting.id);
-        }
+        let covered =
+            open.writes.extract_if(.., |write| deleted || (write.version != 0 && write.version <= sighting.version));
         for write in covered {
             self.open_writes -= 1;
             self.open_canaries -= u64::from(write.phase == Phase::Canary);
@@ -356,19 +350,6 @@ impl Checker {
                 write.op
             );
             self.breach(Breach::Phantom(text));
-        }
-    }
-
-    /// Early sightings are kept until every write below them is known.
-    fn forget_early(&mut self, id: u128, key: Key) {
-        if key.accepted != key.accepted_max {
-            return;
-        }
-        if let Some(open) = self.open.get_mut(&id) {
-            open.early.retain(|sighting| sighting.version > key.accepted_max);
-            if open.writes.is_empty() && open.early.is_empty() {
-                self.open.remove(&id);
-            }
         }
     }
 
@@ -415,17 +396,16 @@ impl Checker {
             }
         }
         let unexplained =
-            self.open.iter().flat_map(|(&id, open)| open.early.iter().map(move |sighting| (id, sighting)));
+            self.open.iter().flat_map(|(&id, open)| open.early.iter().map(move |sighting| (id, open.key, sighting)));
         let phantoms: Vec<String> = unexplained
-            .filter(|(id, sighting)| {
-                let key = self.keys.get(id).copied().unwrap_or_default();
+            .filter(|(id, key, sighting)| {
                 let written = match sighting.sight {
                     Sight::Present => sighting.version <= key.accepted_max,
                     Sight::Deleted => key.accepted_deleted,
                 };
                 !written && !unsure(sighting.op, *id)
             })
-            .map(|(id, sighting)| {
+            .map(|(id, _, sighting)| {
                 let what = if sighting.sight == Sight::Deleted { "a deletion at version" } else { "version" };
                 format!("{}: {what} {} was seen, and nobody wrote it", uuid_text(id), sighting.version)
             })
@@ -436,18 +416,12 @@ impl Checker {
         left
     }
 
-    /// What the planes should show of a key of this run at the end; `None` for keys of others and
-    /// where an outcome is unknown.
-    #[must_use]
-    pub fn expected(&self, id: u128) -> Option<Expected> {
-        let key = self.keys.get(&id)?;
-        (key.accepted > 0 && key.accepted == key.accepted_max)
-            .then_some(Expected { version: key.accepted_max, deleted: key.accepted_deleted })
-    }
-
-    /// All keys that [`Checker::expected`] knows.
+    /// All keys of this run and what the planes should show of them at the end, but for those where an outcome is
+    /// unknown.
     pub fn expectations(&self) -> impl Iterator<Item = (u128, Expected)> + '_ {
-        self.keys.keys().filter_map(|&id| Some((id, self.expected(id)?)))
+        let settled = self.keys.iter().filter(|settled| !self.open.contains_key(&settled.id()));
+        let open = self.open.iter().filter_map(|(&id, open)| Some((id, open.key.expected()?)));
+        settled.map(|settled| (settled.id(), settled.expected())).chain(open)
     }
 }
 

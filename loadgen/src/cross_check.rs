@@ -31,6 +31,7 @@ use std::io::Write;
 use crate::clock::MILLISECOND;
 use crate::document::uuid_text;
 use crate::journal::Bracket;
+use crate::keys::Pieces;
 use crate::recorder::{histogram, to_ms};
 use crate::summary::CrossCheck;
 
@@ -42,6 +43,9 @@ const SAMPLES_MAX: usize = 100_000;
 /// What both sides have reported so far.
 #[derive(Debug, Default)]
 pub struct Samples {
+    /// Samples that both saw, with the time of the watch.
+    both: Pieces<(Bracket, u64)>,
+    /// Samples that only one side has seen yet.
     brackets: HashMap<(u128, u32), Bracket>,
     watched: HashMap<(u128, u32), u64>,
 }
@@ -49,21 +53,29 @@ pub struct Samples {
 impl Samples {
     /// What reads found.
     pub fn read(&mut self, bracket: Bracket) {
-        if self.brackets.len() < SAMPLES_MAX {
-            self.brackets.insert((bracket.id, bracket.version), bracket);
+        let key = (bracket.id, bracket.version);
+        match self.watched.remove(&key) {
+            Some(at) => self.both.push((bracket, at)),
+            None if self.has_room() => {
+                self.brackets.insert(key, bracket);
+            }
+            None => {}
         }
     }
 
     /// When the watch showed a sampled write.
     pub fn watched(&mut self, id: u128, version: u32, at: u64) {
-        if self.watched.len() < SAMPLES_MAX {
-            self.watched.insert((id, version), at);
+        match self.brackets.remove(&(id, version)) {
+            Some(bracket) => self.both.push((bracket, at)),
+            None if self.has_room() => {
+                self.watched.insert((id, version), at);
+            }
+            None => {}
         }
     }
 
-    /// Every sample that both saw, with the time of the watch.
-    fn both(&self) -> impl Iterator<Item = (&Bracket, u64)> {
-        self.brackets.iter().filter_map(|(key, bracket)| Some((bracket, *self.watched.get(key)?)))
+    fn has_room(&self) -> bool {
+        self.both.len() + self.brackets.len() + self.watched.len() < SAMPLES_MAX
     }
 
     /// Compares them; `None` without samples.
@@ -73,7 +85,7 @@ impl Samples {
         let (mut contradictions, mut late, mut at_once) = (0, 0, 0_u64);
         let (mut over_sum, mut watch_sum) = (0.0, 0.0);
         let mut differences = Vec::new();
-        for (bracket, at) in self.both() {
+        for &(ref bracket, at) in self.both.iter() {
             match width(bracket) {
                 Some(width) => widths.saturating_record(width),
                 None => at_once += 1,
@@ -125,9 +137,9 @@ impl Samples {
     /// It can't be written.
     pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(out, "entity,version,intended_s,last_without_ms,first_with_ms,watch_ms")?;
-        let mut samples: Vec<_> = self.both().collect();
+        let mut samples: Vec<_> = self.both.iter().collect();
         samples.sort_by_key(|(bracket, _)| bracket.intended);
-        for (bracket, at) in samples {
+        for &(ref bracket, at) in samples {
             let ms = |time: u64| (time as f64 - bracket.intended as f64) / 1e6;
             writeln!(
                 out,
@@ -208,7 +220,12 @@ mod tests {
         assert_eq!((check.samples, check.at_once_share, check.late_share), (10, 0.6, 1.0));
         assert!(check.resolution_p50_ms < 2.1 && !check.agree, "{check:?}");
 
-        samples.brackets.retain(|_, bracket| bracket.last_negative == 0);
+        let mut without = Samples::default();
+        for &(bracket, at) in samples.both.iter().filter(|(bracket, _)| bracket.last_negative == 0) {
+            without.watched(bracket.id, bracket.version, at);
+            without.read(bracket);
+        }
+        let samples = without;
         let check = samples.compare().unwrap();
         assert_eq!((check.samples, check.at_once_share, check.resolution_p50_ms), (6, 1.0, 0.0));
         assert!(!check.agree, "late behind the first read, whatever its resolution");

@@ -18,6 +18,7 @@ pub mod document;
 pub mod durability;
 pub mod journal;
 pub mod judge;
+pub mod keys;
 pub mod live;
 pub mod manifest;
 pub mod memory;

@@ -4,15 +4,15 @@
 //! [`ReadRecord`]s with their times, and the breaches that reads alone can prove. *Bound*: one
 //! stream for each view server, one read in flight per connection. *On shutdown*: within 10 ms.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use crate::client::{Endpoint, Poller, Pool};
 use crate::clock::{Clock, MILLISECOND};
-use crate::document::{IdHasher, RunTag};
+use crate::document::RunTag;
 use crate::journal::{Message, ReadRecord, Reporter, Shared, Sighting, thread_cpu};
+use crate::keys::{Keyed, PackedId, Record};
 use crate::priority::Priority;
 use crate::random::Random;
 use crate::schedule::Schedule;
@@ -41,6 +41,8 @@ pub struct ObserverSettings {
     pub run: RunTag,
     /// What to ask the kernel for.
     pub priority: Priority,
+    /// Reads will be ordered: only then is it kept what they may show.
+    pub reads: bool,
     /// For the choice of what is read.
     pub seed: u64,
 }
@@ -58,6 +60,19 @@ pub struct ReadOrder {
 struct Known {
     version: u32,
     deleted: bool,
+}
+
+/// What is known of an entity that may be read.
+#[derive(Debug, Clone, Copy)]
+struct Readable {
+    id: PackedId,
+    known: Known,
+}
+
+impl Record for Readable {
+    fn id(&self) -> u128 {
+        self.id.into()
+    }
 }
 
 #[derive(Debug)]
@@ -84,9 +99,8 @@ pub struct Observer {
     pools: Vec<Pool<Read>>,
     next_pool: usize,
     records: Vec<ReadRecord>,
-    known: HashMap<u128, Known, IdHasher>,
     /// Everything that may be read, in the order it appeared.
-    ids: Vec<u128>,
+    known: Keyed<Readable>,
     random: Random,
 }
 
@@ -123,8 +137,7 @@ impl Observer {
             pools,
             next_pool: 0,
             records: Vec::new(),
-            known: HashMap::default(),
-            ids: Vec::new(),
+            known: Keyed::default(),
         })
     }
 

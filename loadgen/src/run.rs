@@ -32,7 +32,10 @@ use crate::verify;
 use crate::workload::{Address, Shape, Workload};
 
 mod conclude;
+mod lag;
 mod phases;
+
+use lag::Lag;
 
 /// Orders on their way to a thread; there are a handful in a run.
 const ORDERS: usize = 16;
@@ -101,9 +104,7 @@ struct Running {
     measure_to: u64,
     next_tick: u64,
     next_lag: u64,
-    lag: Vec<(u64, f64)>,
-    lag_sum: u64,
-    lag_looks: u64,
+    lag: Lag,
     cpu_before: (u64, u64, u64),
     cpu_at_measure: Option<(u64, u64, u64, u64)>,
     cpu_shares: [f64; 3],
@@ -175,6 +176,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
             timeout: nanos(load.timeout),
             run: run_tag,
             priority: load.priority,
+            reads: load.reads > 0.0,
             seed,
         },
         Arc::clone(&shared),
@@ -204,9 +206,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         measure_to: u64::MAX,
         next_tick: u64::MAX,
         next_lag: u64::MAX,
-        lag: Vec::new(),
-        lag_sum: 0,
-        lag_looks: 0,
+        lag: Lag::default(),
         cpu_before: (0, 0, 0),
         cpu_at_measure: None,
         cpu_shares: [0.0; 3],

@@ -7,6 +7,7 @@
 use std::io::Write as _;
 
 use crate::document::{RunTag, format_uuid, parse_uuid};
+use crate::keys::{PackedId, Pieces};
 use crate::random::Random;
 
 mod mix;
@@ -59,7 +60,7 @@ pub struct Address {
 
 #[derive(Debug, Clone, Copy)]
 struct Key {
-    id: u128,
+    id: PackedId,
     version: u32,
     in_flight: u16,
     /// An outcome on this key is unknown, so its version can't be foretold.
@@ -74,7 +75,7 @@ pub struct Workload {
     shape: Shape,
     run: RunTag,
     random: Random,
-    keys: Vec<Key>,
+    keys: Pieces<Key>,
     free: Vec<u32>,
     live: Vec<u32>,
     next_op: u64,
@@ -95,7 +96,7 @@ impl Workload {
             shape,
             run,
             random,
-            keys: Vec::new(),
+            keys: Pieces::default(),
             free: Vec::new(),
             live: Vec::new(),
             next_op: 1,
@@ -173,7 +174,7 @@ impl Workload {
     /// The entity that an operation is about; `None` for a create.
     #[must_use]
     pub fn id_of(&self, operation: Operation) -> Option<u128> {
-        self.keys.get(operation.key as usize).map(|key| key.id)
+        self.keys.get(operation.key as usize).map(|key| key.id.into())
     }
 
     /// The version that a deletion will have, if that can be foretold: nothing else is in flight
@@ -189,7 +190,7 @@ impl Workload {
         match operation.kind {
             Kind::Create | Kind::Batch => {
                 let key = Key {
-                    id,
+                    id: id.into(),
                     version,
                     in_flight: 0,
                     unsure: false,
@@ -280,7 +281,7 @@ impl Workload {
                         self.render_signal(first, &mut body);
                     }
                     let _ = write!(out, "{method} {}/v1/signals/", self.prefix);
-                    out.extend_from_slice(&format_uuid(self.keys[first.key as usize].id));
+                    out.extend_from_slice(&format_uuid(self.keys[first.key as usize].id.into()));
                     out.extend_from_slice(b" HTTP/1.1\r\n");
                 }
             }
@@ -383,6 +384,26 @@ mod tests {
         assert_eq!(delete.kind, Kind::Delete);
         assert_eq!(workload.version_of_delete(delete), Some(3));
         assert_eq!(workload.choose(Some(Kind::Update))[0].kind, Kind::Create);
+    }
+
+    #[test]
+    fn keys_take_under_40_bytes_each_and_the_room_of_deleted_ones_is_used_again() {
+        let mut workload = workload("create=1");
+        let bytes = |workload: &Workload| {
+            workload.keys.heap_bytes() + (workload.live.capacity() + workload.free.capacity()) * size_of::<u32>()
+        };
+        for id in 0..100_000 {
+            let create = workload.choose(Some(Kind::Create))[0];
+            workload.accepted(create, id, 1);
+        }
+        assert!(bytes(&workload) <= 100_000 * 40, "{}", bytes(&workload));
+        for id in 100_000..200_000 {
+            let delete = workload.choose(Some(Kind::Delete))[0];
+            workload.accepted(delete, 0, 2);
+            let create = workload.choose(Some(Kind::Create))[0];
+            workload.accepted(create, id, 1);
+        }
+        assert!(bytes(&workload) <= 100_000 * 40, "{}", bytes(&workload));
     }
 
     #[test]

@@ -187,9 +187,77 @@ fn after_a_reset_a_missing_key_is_a_visible_deletion() {
     assert_eq!(checker.violations().total(), 0);
 }
 
+/// Room for what does not depend on the number of keys: a piece of records, keys with something open.
+const FIXED_BYTES: usize = 128 * 1024;
+
 #[test]
-fn a_key_takes_about_64_bytes() {
-    assert!(size_of::<(u128, Key)>() <= 64, "{}", size_of::<(u128, Key)>());
+fn memory_per_key_stays_under_64_bytes_at_any_number_of_keys() {
+    let mut checker = Checker::new();
+    let mut at = 0;
+    for n in 1..=100_000_u64 {
+        // As in a run: some events come before the answers, some keys are updated, some deleted.
+        let id = u128::from(crate::random::mix(n)) << 64 | u128::from(n);
+        at += 1_000;
+        let mut pairs = vec![(write(id, 1), sight(id, 1, at))];
+        if n % 3 == 0 {
+            pairs.push((write(id, 2), sight(id, 2, at)));
+        }
+        if n % 5 == 0 {
+            let version = pairs.len() as u32 + 1;
+            pairs.push((delete(id, version), gone(id, version, at)));
+        }
+        for (write, sighting) in pairs {
+            if n % 2 == 0 {
+                checker.accepted(write);
+                checker.seen(sighting);
+            } else {
+                checker.seen(sighting);
+                checker.accepted(write);
+            }
+        }
+        checker.take_visible();
+        let limit = n as usize * 64 + FIXED_BYTES;
+        assert!(checker.heap_bytes() <= limit, "{} bytes for {n} keys", checker.heap_bytes());
+    }
+    assert_eq!((checker.keys(), checker.outstanding(), checker.open.len()), (100_000, 0, 0));
+    assert_eq!(checker.violations().total(), 0);
+}
+
+#[test]
+fn a_settled_key_keeps_every_promise() {
+    let settled = || {
+        let mut checker = Checker::new();
+        for version in 1..=2 {
+            checker.accepted(write(1, version));
+            checker.seen(sight(1, version, 5_000));
+        }
+        assert!(checker.open.is_empty());
+        checker
+    };
+    let mut checker = settled();
+    checker.seen(sight(1, 1, 6_000));
+    assert_eq!(checker.violations().regressed, 1);
+    checker.seen(Sighting { hash: 1, ..sight(1, 2, 6_000) });
+    assert_eq!(checker.violations().phantom, 1, "another document at the same version");
+    let mut checker = settled();
+    checker.seen(sight(1, 3, 6_000));
+    assert_eq!(checker.expectations().collect::<Vec<_>>(), [(1, Expected { version: 2, deleted: false })]);
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().phantom, 1, "a version that nobody wrote");
+    let mut checker = settled();
+    checker.accepted(delete(1, 3));
+    assert_eq!((checker.finish(true, &none).len(), checker.violations().lost), (1, 1));
+    let mut checker = settled();
+    checker.accepted(delete(1, 3));
+    checker.seen(gone(1, 3, 6_000));
+    assert!(checker.open.is_empty());
+    assert_eq!(checker.expectations().collect::<Vec<_>>(), [(1, Expected { version: 3, deleted: true })]);
+    checker.seen(gone(1, 3, 6_500));
+    assert_eq!((checker.repeated(), checker.violations().total()), (1, 0));
+    checker.seen(sight(1, 2, 7_000));
+    assert_eq!(checker.violations().resurrected, 1);
+    checker.accepted(Write { op: 9, ..write(1, 4) });
+    assert_eq!(checker.outstanding(), 0, "a deletion covers everything");
 }
 
 #[test]

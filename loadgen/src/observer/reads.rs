@@ -1,6 +1,6 @@
 //! Reads by id, and what one of them can prove alone.
 
-use super::{Known, Observer, Read};
+use super::{Observer, Read};
 use crate::client::{Completion, Ready};
 use crate::document::{self, RunTag, format_uuid};
 use crate::journal::{Breach, Message, ReadRecord};
@@ -16,7 +16,7 @@ impl Observer {
             if intended > now {
                 return Some(intended);
             }
-            if self.ids.is_empty() {
+            if self.known.is_empty() {
                 // Nothing to read yet; look again at the next housekeeping.
                 return None;
             }
@@ -26,8 +26,8 @@ impl Observer {
             self.next_pool = index + 1;
             let measured = intended >= reads.measure_from;
             reads.schedule.advance();
-            let id = self.ids[self.random.below(self.ids.len())];
-            let floor = self.known.get(&id).copied().unwrap_or(Known { version: 0, deleted: false });
+            let readable = self.known.nth(self.random.below(self.known.len()))?;
+            let (id, floor) = (readable.id.into(), readable.known);
             let read = Read { id, intended, sent: now, measured, floor };
             let api_key = &self.settings.api_key;
             let view = &self.settings.views[index];
@@ -126,6 +126,7 @@ fn check_read(read: &Read, status: u16, etag: Option<u32>, body: &[u8], run: &Ru
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observer::Known;
 
     const RUN: &RunTag = b"00c0ffee";
     const ID: &str = "01912f5e-0b7c-7cc3-98c4-dc0c0c07398f";
@@ -135,6 +136,16 @@ mod tests {
         let read = Read { id, intended: 0, sent: 0, measured: true, floor };
         let etag = document::parse(body.as_bytes(), RUN).map(|document| document.version);
         check_read(&read, status, etag, body.as_bytes(), RUN)
+    }
+
+    #[test]
+    fn what_may_be_read_takes_under_40_bytes_each() {
+        let mut known = crate::keys::Keyed::default();
+        for id in 0..100_000_u32 {
+            let at = Known { version: 1, deleted: false };
+            known.put(crate::observer::Readable { id: u128::from(id).into(), known: at });
+        }
+        assert!(known.heap_bytes() <= 100_000 * 40, "{}", known.heap_bytes());
     }
 
     #[test]

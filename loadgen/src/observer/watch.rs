@@ -1,6 +1,6 @@
 //! The watch of each view server: opened, resumed where it was lost, and read into sightings.
 
-use super::{Known, Observer, WATCH_TOKEN};
+use super::{Known, Observer, Readable, WATCH_TOKEN};
 use crate::client::{Connection, Dechunker, Framing, Ready, parse_head};
 use crate::clock::{MILLISECOND, SECOND};
 use crate::document;
@@ -200,17 +200,19 @@ impl Observer {
             at,
         });
         let deleted = sight == Sight::Deleted;
-        // Only what this run wrote is read: of others nobody knows what it should be.
-        if document.op.is_some() || deleted {
-            let ids = &mut self.ids;
-            let known = self.known.entry(document.id).or_insert_with(|| {
-                if !deleted {
-                    ids.push(document.id);
-                }
-                Known { version: 0, deleted: false }
-            });
-            known.version = known.version.max(document.version);
-            known.deleted |= deleted;
+        if !self.settings.reads {
+            return;
+        }
+        if let Some(Readable { known, .. }) = self.known.get_mut(document.id) {
+            // Of what others make of it, nobody knows what it should be; but gone is gone.
+            if document.op.is_some() || deleted {
+                known.version = known.version.max(document.version);
+                known.deleted |= deleted;
+            }
+        } else if document.op.is_some() {
+            // Only what this run wrote is read.
+            let known = Known { version: document.version, deleted: false };
+            self.known.put(Readable { id: document.id.into(), known });
         }
     }
 }

@@ -5,10 +5,23 @@ use crate::checker::Violations;
 use crate::client::Exchange;
 use crate::clock::seconds;
 use crate::cross_check::OVER_MAX;
+use crate::keys::{Keyed, PackedId, Record};
 use crate::recorder::{Measure, Surroundings};
 use crate::summary::{Latency, Summary, Verdict, ViewLatency};
 use crate::verify;
 use crate::views::Left;
+
+/// An entity as the walk found it.
+struct Seen {
+    id: PackedId,
+    version: u32,
+}
+
+impl Record for Seen {
+    fn id(&self) -> u128 {
+        self.id.into()
+    }
+}
 
 impl Running {
     /// The summary, but for the objectives.
@@ -50,7 +63,7 @@ impl Running {
         let mut achieved = if measured_s > 0.0 { counts.accepted as f64 / measured_s } else { 0.0 };
         achieved = (achieved * 1_000.0).round() / 1_000.0;
         let interrupted = self.interrupted() && self.aborted.is_none();
-        let slope = slope(&self.lag, self.measure_from, ended);
+        let slope = self.lag.slope(self.measure_from, ended);
         let offered = if closed { achieved } else { self.options.rate };
         let unsent = self.judge.recorder.unsent_count();
         let mut summary = Summary {
@@ -254,13 +267,13 @@ impl Running {
     fn compare_with(&mut self, control: &mut Exchange, view: &mut Exchange, lost: bool) -> String {
         let checker = &self.judge.checker;
         let mut behind = Vec::new();
-        let mut seen = std::collections::HashMap::new();
+        let mut seen = Keyed::default();
         let outcome = verify::compare(control, view, &mut |id, version| {
-            seen.insert(id, version);
+            seen.put(Seen { id: id.into(), version });
         });
         let unsure = self.judge.recorder.open_entities();
         for (id, expected) in checker.expectations().filter(|(id, _)| !unsure.contains(id)) {
-            let there = seen.get(&id).copied();
+            let there = seen.get(id).map(|seen| seen.version);
             let right = if expected.deleted { there.is_none() } else { there >= Some(expected.version) };
             if !right {
                 behind.push(format!(
@@ -291,39 +304,13 @@ fn falls_short(accepted: u64, due: u64) -> bool {
     (accepted as f64) < 0.99 * due as f64
 }
 
-/// Least-squares slope of the outstanding writes over the second half of the measured phase, per
-/// second.
-fn slope(samples: &[(u64, f64)], from: u64, to: u64) -> f64 {
-    let middle = from.saturating_add(to) / 2;
-    let points: Vec<(f64, f64)> =
-        samples.iter().filter(|(at, _)| *at >= middle && *at <= to).map(|&(at, n)| (seconds(at - middle), n)).collect();
-    let count = points.len() as f64;
-    if points.len() < 3 {
-        return 0.0;
-    }
-    let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / count;
-    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
-    let covariance: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
-    let variance: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
-    if variance > 0.0 { covariance / variance } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SECOND;
 
     #[test]
     fn fewer_arrivals_than_the_rate_says_are_no_fault_of_the_servers() {
         assert!(!falls_short(1_737, 1_737), "1,800 were to be expected of Poisson arrivals");
         assert!(falls_short(1_700, 1_737), "refused, failed or never sent");
-    }
-
-    #[test]
-    fn the_slope_is_that_of_the_second_half() {
-        let samples: Vec<_> =
-            (0..100).map(|i| (i * SECOND / 10, if i < 50 { 1_000 - i } else { 100 + i * 2 } as f64)).collect();
-        let slope = slope(&samples, 0, 10 * SECOND);
-        assert!((slope - 20.0).abs() < 0.1, "{slope}");
     }
 }

@@ -218,14 +218,10 @@ impl Running {
     /// What is due every second, and every tenth of one.
     fn turn(&mut self, now: u64) -> Result<(), RunError> {
         self.memory.look(now, self.measure_from, self.measure_to);
-        self.lag_sum += self.judge.checker.outstanding();
-        self.lag_looks += 1;
+        self.lag.look(self.judge.checker.outstanding());
         if now >= self.next_lag {
             self.next_lag += LAG_STEP;
-            if now < self.measure_to {
-                self.lag.push((now, self.lag_sum as f64 / self.lag_looks as f64));
-            }
-            (self.lag_sum, self.lag_looks) = (0, 0);
+            self.lag.step(now, now < self.measure_to);
             self.live.draw(&self.judge, &self.shared, now, self.measure_from, self.measure_to);
         }
         if self.cpu_at_measure.is_none() && now >= self.measure_from {
