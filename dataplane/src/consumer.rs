@@ -3,10 +3,10 @@
 //! The serving loops share one client; a fill has one of its own. Offsets come from the view, never from
 //! the broker: the group is only where exporters read how far we are (`membership.rs`).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use contract::partition::Partition;
+use contract::partition::{Partition, Topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -14,10 +14,16 @@ use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext, MessageStream, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
 
 use crate::settings::ProjectSettings;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is asked whether a client still knows a broker, how long it may take to answer, and how many
+/// times in a row it may not.
+const LOOK: Duration = Duration::from_secs(2);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+const LOOKS: u32 = 2;
 
 /// What every client of ours is told.
 #[must_use]
@@ -34,10 +40,36 @@ pub fn base_config(settings: &ProjectSettings) -> ClientConfig {
     config
 }
 
+/// A connection to the brokers, until it is replaced.
+struct Connection {
+    /// Taken only when dropped.
+    consumer: Option<Arc<StreamConsumer>>,
+    replaced: CancellationToken,
+}
+
+impl Connection {
+    fn consumer(&self) -> &Arc<StreamConsumer> {
+        self.consumer.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // A client without a broker may never come to an end; nobody shall wait for it.
+        if let Some(consumer) = self.consumer.take() {
+            std::thread::spawn(move || drop(consumer));
+        }
+    }
+}
+
 /// One client that reads any number of partitions, each into a queue of its own.
+///
+/// A broker that is starting can answer that the cluster has no broker at all; librdkafka 2.10 to 2.15 then
+/// forgets every broker for ever (its issue 5301). So a client that finds none for some time is replaced by a new one, and
+/// its readers are told ([`PartitionReader::replaced`]).
 #[derive(Clone)]
 pub struct LogClient {
-    consumer: Arc<StreamConsumer>,
+    connection: Arc<RwLock<Arc<Connection>>>,
     prefix: String,
 }
 
@@ -47,40 +79,13 @@ impl LogClient {
     /// # Errors
     /// The settings are refused.
     pub fn new(settings: &ProjectSettings) -> KafkaResult<Self> {
-        let consumer: StreamConsumer = base_config(settings)
-            .set("group.id", settings.group())
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            // Every record is a committed fact; what an aborted transaction leaves is repeated with the same number.
-            .set("isolation.level", "read_uncommitted")
-            // Out of range means that the view and the log are not of one piece: fill, never skip.
-            .set("auto.offset.reset", "error")
-            .set("enable.partition.eof", "true")
-            .set("fetch.min.bytes", "1")
-            .set("fetch.wait.max.ms", "100")
-            .set("fetch.error.backoff.ms", "50")
-            // The default is a hidden stall of 1 s when the local queue was full.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("queued.min.messages", "20000")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.message.max.bytes", "8388608")
-            .set("check.crcs", "false")
-            .create()?;
-        let consumer = Arc::new(consumer);
-        let main = Arc::downgrade(&consumer);
-        tokio::spawn(async move {
-            // The client's own queue has to be drained: it carries errors, never records.
-            loop {
-                let Some(consumer) = main.upgrade() else { return };
-                let waited = tokio::time::timeout(Duration::from_secs(1), consumer.recv()).await;
-                match waited {
-                    Err(_) => {}
-                    Ok(Ok(_)) => tracing::error!("a record came outside of its partition's queue"),
-                    Ok(Err(error)) => tracing::debug!(%error, "the broker's client reports"),
-                }
-            }
-        });
-        Ok(Self { consumer, prefix: settings.topic_prefix.clone() })
+        let connection = Arc::new(RwLock::new(connect(settings)?));
+        tokio::spawn(keep_connected(Arc::downgrade(&connection), settings.clone()));
+        Ok(Self { connection, prefix: settings.topic_prefix.clone() })
+    }
+
+    fn current(&self) -> Arc<Connection> {
+        Arc::clone(&self.connection.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads a partition from `offset` on. One reader per client and partition.
@@ -98,12 +103,13 @@ impl LogClient {
     /// The client refuses.
     pub fn open_named(&self, topic: &str, index: i32, offset: Offset) -> KafkaResult<PartitionReader> {
         // The queue is split off first, so that no record of it comes out of the client's own queue.
-        let queue = self.consumer.split_partition_queue(topic, index);
+        let connection = self.current();
+        let queue = connection.consumer().split_partition_queue(topic, index);
         let queue = queue.ok_or_else(|| KafkaError::Subscription(format!("{topic} has no partition {index}")))?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, index, offset)?;
-        self.consumer.incremental_assign(&list)?;
-        Ok(PartitionReader { consumer: Arc::clone(&self.consumer), queue, topic: topic.to_owned(), index })
+        connection.consumer().incremental_assign(&list)?;
+        Ok(PartitionReader { queue, connection, topic: topic.to_owned(), index })
     }
 
     /// First offset and log end of a partition, aborted and open transactions included.
@@ -112,8 +118,9 @@ impl LogClient {
     /// The broker is away or does not know the partition.
     pub async fn bounds(&self, partition: Partition) -> KafkaResult<(i64, i64)> {
         let name = format!("{}{}", self.prefix, partition.topic.name());
-        let consumer = Arc::clone(&self.consumer);
+        let connection = self.current();
         let ask = move || {
+            let consumer = connection.consumer();
             let bounds = || consumer.fetch_watermarks(&name, i32::from(partition.index), ASK_TIMEOUT);
             match bounds() {
                 Err(error) if has_stale_metadata(&error) => {
@@ -132,14 +139,80 @@ impl LogClient {
     /// # Errors
     /// The broker is away.
     pub async fn partitions(&self, topic: &str) -> KafkaResult<usize> {
-        let consumer = Arc::clone(&self.consumer);
+        let connection = self.current();
         let topic = topic.to_owned();
         let ask = move || {
-            let metadata = consumer.fetch_metadata(Some(&topic), ASK_TIMEOUT)?;
+            let metadata = connection.consumer().fetch_metadata(Some(&topic), ASK_TIMEOUT)?;
             let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
             Ok(found.map_or(0, |found| found.partitions().len()))
         };
         tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+    }
+}
+
+fn connect(settings: &ProjectSettings) -> KafkaResult<Arc<Connection>> {
+    let consumer: StreamConsumer = base_config(settings)
+        .set("group.id", settings.group())
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Every record is a committed fact; what an aborted transaction leaves is repeated with the same number.
+        .set("isolation.level", "read_uncommitted")
+        // Out of range means that the view and the log are not of one piece: fill, never skip.
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "50")
+        // The default is a hidden stall of 1 s when the local queue was full.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.message.max.bytes", "8388608")
+        .set("check.crcs", "false")
+        .create()?;
+    let connection = Arc::new(Connection { consumer: Some(Arc::new(consumer)), replaced: CancellationToken::new() });
+    tokio::spawn(drain(Arc::downgrade(&connection)));
+    Ok(connection)
+}
+
+/// The client's own queue has to be drained: it carries errors, never records.
+async fn drain(connection: Weak<Connection>) {
+    while let Some(connection) = connection.upgrade() {
+        match tokio::time::timeout(Duration::from_secs(1), connection.consumer().recv()).await {
+            Err(_) => {}
+            Ok(Ok(_)) => tracing::error!("a record came outside of its partition's queue"),
+            Ok(Err(error)) => tracing::debug!(%error, "the broker's client reports"),
+        }
+    }
+}
+
+/// Replaces a client that finds no broker any more, until nobody uses it.
+async fn keep_connected(place: Weak<RwLock<Arc<Connection>>>, settings: ProjectSettings) {
+    let topic = settings.topic(Topic::Signals.name());
+    let mut missed = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(place) = place.upgrade() else { return };
+        let connection = Arc::clone(&place.read().unwrap_or_else(PoisonError::into_inner));
+        let topic = topic.clone();
+        let ask = move || connection.consumer().fetch_metadata(Some(&topic), LOOK_TIMEOUT).map(drop);
+        match tokio::task::spawn_blocking(ask).await {
+            Ok(Err(error)) => {
+                missed += 1;
+                tracing::debug!(%error, missed, "no broker answers");
+            }
+            _ => missed = 0,
+        }
+        if missed >= LOOKS {
+            missed = 0;
+            match connect(&settings) {
+                Ok(new) => {
+                    let old = std::mem::replace(&mut *place.write().unwrap_or_else(PoisonError::into_inner), new);
+                    old.replaced.cancel();
+                }
+                Err(error) => tracing::warn!(%error, "no client can be made that looks for the brokers anew"),
+            }
+        }
     }
 }
 
@@ -153,8 +226,9 @@ fn has_stale_metadata(error: &KafkaError) -> bool {
 
 /// The records of one partition. Dropping it ends the reading.
 pub struct PartitionReader {
-    consumer: Arc<StreamConsumer>,
     queue: StreamPartitionQueue<DefaultConsumerContext>,
+    /// Dropped behind the queue, which holds the client too: the last one to let go does it on a thread.
+    connection: Arc<Connection>,
     topic: String,
     index: i32,
 }
@@ -164,13 +238,21 @@ impl PartitionReader {
     pub fn stream(&self) -> MessageStream<'_, DefaultConsumerContext> {
         self.queue.stream()
     }
+
+    /// Returns once the client behind it was replaced: nothing comes any more, and it is to be opened again.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn replaced(&self) {
+        self.connection.replaced.cancelled().await;
+    }
 }
 
 impl Drop for PartitionReader {
     fn drop(&mut self) {
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic, self.index);
-        if let Err(error) = self.consumer.incremental_unassign(&list) {
+        if let Err(error) = self.connection.consumer().incremental_unassign(&list) {
             tracing::debug!(%error, topic = self.topic, partition = self.index, "could not let go of a partition");
         }
     }

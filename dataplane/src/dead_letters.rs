@@ -6,7 +6,7 @@ use rdkafka::Message;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::consumer::base_config;
 use crate::settings::ProjectSettings;
@@ -41,17 +41,18 @@ impl DeadLetter {
     }
 }
 
-/// Writes dead letters. The producer is made with the first one: most projectors never need it.
+/// Writes dead letters. The producer is made with the first one: most projectors never need it. One that failed is
+/// replaced: it may have lost every broker for ever ([`crate::consumer::LogClient`]).
 pub struct DeadLetters {
     settings: ProjectSettings,
-    producer: OnceCell<FutureProducer>,
+    producer: Mutex<Option<FutureProducer>>,
 }
 
 impl DeadLetters {
     /// Nothing is connected yet.
     #[must_use]
     pub fn new(settings: &ProjectSettings) -> Self {
-        Self { settings: settings.clone(), producer: OnceCell::new() }
+        Self { settings: settings.clone(), producer: Mutex::new(None) }
     }
 
     /// Parks `letter`: it is acknowledged by every in-sync replica when this returns. A repeat parks it twice.
@@ -59,15 +60,18 @@ impl DeadLetters {
     /// # Errors
     /// The broker is away, or the topic is.
     pub async fn park(&self, letter: DeadLetter) -> KafkaResult<()> {
-        let producer = self.producer.get_or_try_init(async || {
-            base_config(&self.settings)
+        // One letter at a time, also between partitions.
+        let mut place = self.producer.lock().await;
+        let producer = match place.take() {
+            Some(producer) => producer,
+            None => base_config(&self.settings)
                 .set("acks", "all")
                 .set("enable.idempotence", "true")
                 .set("linger.ms", "0")
                 .set("message.max.bytes", "9000000")
                 .set("message.timeout.ms", "10000")
-                .create::<FutureProducer>()
-        });
+                .create::<FutureProducer>()?,
+        };
         let topic = self.settings.topic("dead-letters");
         let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &topic,
@@ -78,7 +82,17 @@ impl DeadLetters {
             headers: Some(letter.headers),
         };
         #[expect(clippy::disallowed_methods, reason = "one letter at a time, each awaited: nothing to reorder")]
-        let sent = producer.await?.send(record, Duration::from_secs(10)).await;
-        sent.map(drop).map_err(|(error, _): (KafkaError, _)| error)
+        let sent = producer.send(record, Duration::from_secs(10)).await;
+        match sent {
+            Ok(_) => {
+                *place = Some(producer);
+                Ok(())
+            }
+            Err((error, _)) => {
+                let error: KafkaError = error;
+                std::thread::spawn(move || drop(producer));
+                Err(error)
+            }
+        }
     }
 }

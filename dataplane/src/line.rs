@@ -57,6 +57,8 @@ enum Stop {
     Kafka(#[from] KafkaError),
     #[error("the header was changed by another")]
     Changed,
+    #[error("no broker was found for some time")]
+    Replaced,
     #[error("the generation is filled")]
     Filled,
     #[error("the checkpoint does not fit the log: {0}")]
@@ -224,6 +226,7 @@ impl Line {
             loop {
                 let next = tokio::select! {
                     () = self.stop.cancelled() => return Err(Stop::Asked),
+                    () = reader.replaced() => return Err(Stop::Replaced),
                     next = stream.next() => next,
                 };
                 let verdict = match next {
@@ -334,6 +337,7 @@ impl Line {
                     }
                     self.well(memory, &header, state(&header));
                 }
+                () = reader.replaced() => return Err(Stop::Replaced),
                 next = stream.next(), if room => {
                     let mut next = next;
                     loop {

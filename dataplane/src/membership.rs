@@ -5,7 +5,8 @@
 //! projectors on one are harmless, and nobody waits for a dead member's session to end.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use contract::partition::{Partition, Topic};
@@ -22,17 +23,57 @@ use crate::status::ProjectorStatus;
 
 const POLL: Duration = Duration::from_millis(200);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a rebalance may take. After the loss of a broker the client was seen to give its partitions back and
+/// never to join again, nor to end when it is dropped.
+const REBALANCE: Duration = Duration::from_secs(15);
+/// How long a shutdown waits for the client to leave the group.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// The partitions that the group gave us; none: it has not spoken yet.
 pub type Owned = Option<BTreeSet<Partition>>;
 
+/// What the group has given, and since when it owes an answer.
+#[derive(Default)]
+struct Place {
+    given: BTreeSet<Partition>,
+    revoked: Option<Instant>,
+}
+
+impl Place {
+    /// An assignment, an empty one too, ends the rebalance that a revocation began.
+    fn assign(&mut self, partitions: Vec<Partition>) -> Owned {
+        self.revoked = None;
+        self.given.extend(partitions);
+        Some(self.given.clone())
+    }
+
+    /// `lost`: thrown out of the group. Then nobody knows better than we who reads what.
+    fn revoke(&mut self, partitions: &[Partition], lost: bool, now: Instant) -> Owned {
+        self.revoked = Some(now);
+        for partition in partitions {
+            self.given.remove(partition);
+        }
+        (!lost).then(|| self.given.clone())
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.revoked.is_some_and(|revoked| now.duration_since(revoked) >= REBALANCE)
+    }
+}
+
 struct Member {
     prefix: String,
-    given: Mutex<BTreeSet<Partition>>,
+    place: Mutex<Place>,
     owned: watch::Sender<Owned>,
+    /// Another one has taken over: what this one is still told counts no more.
+    is_retired: AtomicBool,
 }
 
 impl Member {
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn partition(&self, topic: &str, index: i32) -> Option<Partition> {
         let name = topic.strip_prefix(&self.prefix)?;
         let topic = Topic::ALL.into_iter().find(|topic| topic.name() == name)?;
@@ -44,7 +85,9 @@ impl ClientContext for Member {}
 
 impl ConsumerContext for Member {
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let mut given = self.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.is_retired.load(Ordering::SeqCst) {
+            return;
+        }
         let each = |list: &TopicPartitionList| -> Vec<Partition> {
             list.elements().iter().filter_map(|element| self.partition(element.topic(), element.partition())).collect()
         };
@@ -54,16 +97,9 @@ impl ConsumerContext for Member {
                 if let Err(error) = consumer.pause(list) {
                     tracing::debug!(%error, "the group's member could not be paused");
                 }
-                given.extend(each(list));
-                Some(given.clone())
+                self.place().assign(each(list))
             }
-            Rebalance::Revoke(list) => {
-                for partition in each(list) {
-                    given.remove(&partition);
-                }
-                // Thrown out of the group: nobody knows better than we who reads what.
-                if consumer.assignment_lost() { None } else { Some(given.clone()) }
-            }
+            Rebalance::Revoke(list) => self.place().revoke(&each(list), consumer.assignment_lost(), Instant::now()),
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "rebalance failed");
                 return;
@@ -84,7 +120,27 @@ pub fn run(
     status: &watch::Receiver<ProjectorStatus>,
     stop: &CancellationToken,
 ) -> KafkaResult<()> {
-    let member = Member { prefix: settings.topic_prefix.clone(), given: Mutex::default(), owned };
+    while !stop.is_cancelled() {
+        let consumer = join(settings, owned.clone())?;
+        keep(&consumer, settings, status, stop);
+        if !stop.is_cancelled() {
+            tracing::warn!(
+                "the consumer group gave nothing back for {} s, joining anew: every partition is ours",
+                REBALANCE.as_secs()
+            );
+        }
+        consumer.context().is_retired.store(true, Ordering::SeqCst);
+        if !stop.is_cancelled() {
+            owned.send_replace(None);
+        }
+        leave(consumer, stop);
+    }
+    Ok(())
+}
+
+fn join(settings: &ProjectSettings, owned: watch::Sender<Owned>) -> KafkaResult<BaseConsumer<Member>> {
+    let prefix = settings.topic_prefix.clone();
+    let member = Member { prefix, place: Mutex::default(), owned, is_retired: AtomicBool::new(false) };
     let consumer: BaseConsumer<Member> = base_config(settings)
         .set("group.id", settings.group())
         .set("enable.auto.commit", "false")
@@ -96,23 +152,47 @@ pub fn run(
         .create_with_context(member)?;
     let topics: Vec<String> = Topic::ALL.iter().map(|topic| settings.topic(topic.name())).collect();
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+    Ok(consumer)
+}
+
+/// Returns when it is stopped, or the group owes an answer for too long.
+fn keep(
+    consumer: &BaseConsumer<Member>,
+    settings: &ProjectSettings,
+    status: &watch::Receiver<ProjectorStatus>,
+    stop: &CancellationToken,
+) {
     let mut committed = Instant::now();
     while !stop.is_cancelled() {
         // A record may slip through before the pause; it is nobody's.
         if let Some(Err(error)) = consumer.poll(POLL) {
             tracing::debug!(%error, "the group's member reports");
         }
+        if consumer.context().place().is_stuck(Instant::now()) {
+            return;
+        }
         if committed.elapsed() >= COMMIT_INTERVAL {
             committed = Instant::now();
-            commit(&consumer, settings, &status.borrow());
+            commit(consumer, settings, &status.borrow());
         }
     }
-    commit(&consumer, settings, &status.borrow());
-    Ok(())
+    commit(consumer, settings, &status.borrow());
+}
+
+/// Leaves the group on a thread of its own: the client may never come to an end, and nobody shall wait for that.
+fn leave(consumer: BaseConsumer<Member>, stop: &CancellationToken) {
+    let (left, is_left) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        drop(consumer);
+        let _ = left.send(());
+    });
+    if stop.is_cancelled() && is_left.recv_timeout(LEAVE).is_err() {
+        tracing::warn!("the consumer group was not left in time: its session ends by itself");
+    }
 }
 
 fn commit(consumer: &BaseConsumer<Member>, settings: &ProjectSettings, status: &ProjectorStatus) {
-    let given = consumer.context().given.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let given = consumer.context().place().given.clone();
     let mut list = TopicPartitionList::new();
     for (partition, at) in status.partitions.iter().filter(|(partition, _)| given.contains(partition)) {
         if at.offset >= 0 {
@@ -124,5 +204,30 @@ fn commit(consumer: &BaseConsumer<Member>, settings: &ProjectSettings, status: &
         && let Err(error) = consumer.commit(&list, CommitMode::Async)
     {
         tracing::debug!(%error, "offsets could not be committed; only exporters miss them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(names: &[&str]) -> Vec<Partition> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_rebalance_that_never_ends_is_noticed_and_one_that_ends_is_not() {
+        let mut place = Place::default();
+        let start = Instant::now();
+        assert!(
+            !place.is_stuck(start + 2 * REBALANCE),
+            "a first assignment may take its time: everything is ours till then"
+        );
+        assert_eq!(place.assign(parts(&["s0", "s1"])).unwrap().len(), 2);
+        assert_eq!(place.revoke(&parts(&["s1"]), false, start), Some(parts(&["s0"]).into_iter().collect()));
+        assert!(!place.is_stuck(start + REBALANCE / 2) && place.is_stuck(start + REBALANCE));
+        assert_eq!(place.assign(Vec::new()), Some(parts(&["s0"]).into_iter().collect()), "what was not revoked stays");
+        assert!(!place.is_stuck(start + 2 * REBALANCE));
+        assert_eq!(place.revoke(&parts(&["s0"]), true, start), None, "thrown out: everything is ours");
     }
 }

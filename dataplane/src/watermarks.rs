@@ -55,6 +55,7 @@ pub async fn run(
         loop {
             let message = tokio::select! {
                 () = shutdown.begun() => return,
+                () = reader.replaced() => break,
                 message = stream.next() => message,
                 () = tokio::time::sleep(RETRY), if unsaved.is_some() => None,
             };

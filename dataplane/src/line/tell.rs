@@ -18,7 +18,7 @@ impl Line {
         }
         let state = match stop {
             Stop::View(_) => State::WaitingForRedis,
-            Stop::Kafka(_) => State::WaitingForBroker,
+            Stop::Kafka(_) | Stop::Replaced => State::WaitingForBroker,
             Stop::Asked | Stop::Changed | Stop::Filled | Stop::Void(_) | Stop::Hole(_) => State::Verifying,
         };
         if matches!(stop, Stop::Changed) || memory.failing.as_ref() == Some(&reason) {
@@ -26,7 +26,7 @@ impl Line {
         } else {
             tracing::warn!(partition = %self.partition, reason, "beginning again at the checkpoint");
         }
-        if matches!(stop, Stop::View(_) | Stop::Kafka(_)) {
+        if matches!(stop, Stop::View(_) | Stop::Kafka(_) | Stop::Replaced) {
             memory.failing = Some(reason.clone());
         }
         self.tell(|status| {
