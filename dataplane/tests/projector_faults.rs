@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use contract::partition::{Partition, Topic};
 use contract::signal::{Priority, Status};
+use dataplane::consumer::LogClient;
 use dataplane::settings::ProjectSettings;
+use futures_util::StreamExt as _;
 use infrastructure::TestStack;
+use rdkafka::{Message as _, Offset};
 use redis::AsyncCommands;
 use support::{DEADLINE, Log, Projector, Reads, assert_same, connect, expected, id, settings, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -229,4 +232,33 @@ async fn a_broker_that_comes_back_is_read_on_from_the_checkpoint() {
     tokio::time::timeout(Duration::from_secs(20), well).await.expect("the status is well again").unwrap();
     let _: Option<String> = reads.redis.get("nothing").await.unwrap();
     projector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_finds_no_broker_is_replaced_and_reads_on() {
+    let stack = TestStack::start().await.unwrap();
+    let place = stack.namespace("replaced").await;
+    let mut log = Log::create(&place).await;
+    changes(&mut log, 0, 20, 1, Status::Pending);
+    let client = LogClient::new(&settings(&place)).unwrap();
+    let partition: Partition = "s0".parse().unwrap();
+    let first = async |client: &LogClient| {
+        let reader = client.open(partition, Offset::Beginning).unwrap();
+        let mut stream = reader.stream();
+        let record = async {
+            loop {
+                if let Some(Ok(record)) = stream.next().await {
+                    return record.offset();
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, record).await.expect("a record comes")
+    };
+    assert_eq!(first(&client).await, 0);
+    let idle = client.open("k0".parse().unwrap(), Offset::Beginning).unwrap();
+    place.servers().broker.stop().await;
+    tokio::time::timeout(DEADLINE, idle.replaced()).await.expect("who waits for records is told");
+    drop(idle);
+    place.servers().broker.start().await.unwrap();
+    assert_eq!(first(&client).await, 0, "the same client reads on, by a new connection");
 }
