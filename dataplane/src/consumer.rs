@@ -9,10 +9,11 @@ use std::time::Duration;
 use contract::partition::{Partition, Topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext, MessageStream, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +66,7 @@ impl Drop for Connection {
 /// One client that reads any number of partitions, each into a queue of its own.
 ///
 /// A broker that is starting can answer that the cluster has no broker at all; librdkafka 2.10 to 2.15 then
-/// forgets every broker for ever (its issue 5301). So a client that finds none for some time is replaced by a new one, and
+/// forgets every broker for ever (its issue 5301). So a client that finds none for some time, where a new one does, is replaced, and
 /// its readers are told ([`PartitionReader::replaced`]).
 #[derive(Clone)]
 pub struct LogClient {
@@ -186,24 +187,23 @@ async fn drain(connection: Weak<Connection>) {
     }
 }
 
-/// Replaces a client that finds no broker any more, until nobody uses it.
+/// Replaces a client that finds no broker although there is one, until nobody uses it.
 async fn keep_connected(place: Weak<RwLock<Arc<Connection>>>, settings: ProjectSettings) {
-    let topic = settings.topic(Topic::Signals.name());
     let mut missed = 0;
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(place) = place.upgrade() else { return };
         let connection = Arc::clone(&place.read().unwrap_or_else(PoisonError::into_inner));
-        let topic = topic.clone();
-        let ask = move || connection.consumer().fetch_metadata(Some(&topic), LOOK_TIMEOUT).map(drop);
-        match tokio::task::spawn_blocking(ask).await {
-            Ok(Err(error)) => {
-                missed += 1;
-                tracing::debug!(%error, missed, "no broker answers");
-            }
-            _ => missed = 0,
+        let topic = settings.topic(Topic::Signals.name());
+        let look = move || finds_brokers(connection.consumer().client(), &topic);
+        if tokio::task::spawn_blocking(look).await.unwrap_or(true) {
+            missed = 0;
+            continue;
         }
-        if missed >= LOOKS {
+        missed += 1;
+        // While the brokers themselves are away, a new client would find as little: one that lost them may never come to
+        // an end, and they shall not pile up.
+        if missed >= LOOKS && others_find_brokers(settings.clone()).await {
             missed = 0;
             match connect(&settings) {
                 Ok(new) => {
@@ -212,6 +212,26 @@ async fn keep_connected(place: Weak<RwLock<Arc<Connection>>>, settings: ProjectS
                 }
                 Err(error) => tracing::warn!(%error, "no client can be made that looks for the brokers anew"),
             }
+        }
+    }
+}
+
+/// Whether a client that was just made finds a broker. A producer, because its end waits for nobody.
+async fn others_find_brokers(settings: ProjectSettings) -> bool {
+    let look = move || {
+        let topic = settings.topic(Topic::Signals.name());
+        let fresh: KafkaResult<BaseProducer> = base_config(&settings).create();
+        fresh.is_ok_and(|fresh| finds_brokers(fresh.client(), &topic))
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(false)
+}
+
+fn finds_brokers<C: ClientContext>(client: &Client<C>, topic: &str) -> bool {
+    match client.fetch_metadata(Some(topic), LOOK_TIMEOUT) {
+        Ok(metadata) => !metadata.brokers().is_empty(),
+        Err(error) => {
+            tracing::debug!(%error, "no broker answers");
+            false
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Events that can't be applied, parked in `dead-letters` with all they carried and the reason.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::sync::Mutex;
 
 use crate::consumer::base_config;
 use crate::settings::ProjectSettings;
@@ -60,18 +60,7 @@ impl DeadLetters {
     /// # Errors
     /// The broker is away, or the topic is.
     pub async fn park(&self, letter: DeadLetter) -> KafkaResult<()> {
-        // One letter at a time, also between partitions.
-        let mut place = self.producer.lock().await;
-        let producer = match place.take() {
-            Some(producer) => producer,
-            None => base_config(&self.settings)
-                .set("acks", "all")
-                .set("enable.idempotence", "true")
-                .set("linger.ms", "0")
-                .set("message.max.bytes", "9000000")
-                .set("message.timeout.ms", "10000")
-                .create::<FutureProducer>()?,
-        };
+        let producer = self.producer()?;
         let topic = self.settings.topic("dead-letters");
         let record: FutureRecord<'_, [u8], [u8]> = FutureRecord {
             topic: &topic,
@@ -83,16 +72,30 @@ impl DeadLetters {
         };
         #[expect(clippy::disallowed_methods, reason = "one letter at a time, each awaited: nothing to reorder")]
         let sent = producer.send(record, Duration::from_secs(10)).await;
-        match sent {
-            Ok(_) => {
-                *place = Some(producer);
-                Ok(())
-            }
-            Err((error, _)) => {
-                let error: KafkaError = error;
-                std::thread::spawn(move || drop(producer));
-                Err(error)
-            }
+        sent.map(drop).map_err(|(error, _): (KafkaError, _)| {
+            let failed = self.place().take();
+            // Its last owner waits for its thread.
+            std::thread::spawn(move || drop((failed, producer)));
+            error
+        })
+    }
+
+    fn producer(&self) -> KafkaResult<FutureProducer> {
+        let mut place = self.place();
+        if let Some(producer) = &*place {
+            return Ok(producer.clone());
         }
+        let producer: FutureProducer = base_config(&self.settings)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "0")
+            .set("message.max.bytes", "9000000")
+            .set("message.timeout.ms", "10000")
+            .create()?;
+        Ok(place.insert(producer).clone())
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<FutureProducer>> {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

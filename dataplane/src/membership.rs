@@ -123,14 +123,12 @@ pub fn run(
     while !stop.is_cancelled() {
         let consumer = join(settings, owned.clone())?;
         keep(&consumer, settings, status, stop);
+        consumer.context().is_retired.store(true, Ordering::SeqCst);
         if !stop.is_cancelled() {
             tracing::warn!(
                 "the consumer group gave nothing back for {} s, joining anew: every partition is ours",
                 REBALANCE.as_secs()
             );
-        }
-        consumer.context().is_retired.store(true, Ordering::SeqCst);
-        if !stop.is_cancelled() {
             owned.send_replace(None);
         }
         leave(consumer, stop);

@@ -1,6 +1,8 @@
 //! The projector while Redis fails in every way it knows.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "projector_faults/lying_broker.rs"]
+mod lying_broker;
 mod support;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use dataplane::consumer::LogClient;
 use dataplane::settings::ProjectSettings;
 use futures_util::StreamExt as _;
 use infrastructure::TestStack;
+use lying_broker::LyingBroker;
 use rdkafka::{Message as _, Offset};
 use redis::AsyncCommands;
 use support::{DEADLINE, Log, Projector, Reads, assert_same, connect, expected, id, settings, until};
@@ -236,29 +239,29 @@ async fn a_broker_that_comes_back_is_read_on_from_the_checkpoint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_finds_no_broker_is_replaced_and_reads_on() {
-    let stack = TestStack::start().await.unwrap();
-    let place = stack.namespace("replaced").await;
+    let place = TestStack::shared().await.namespace("replaced").await;
     let mut log = Log::create(&place).await;
     changes(&mut log, 0, 20, 1, Status::Pending);
-    let client = LogClient::new(&settings(&place)).unwrap();
-    let partition: Partition = "s0".parse().unwrap();
-    let first = async |client: &LogClient| {
-        let reader = client.open(partition, Offset::Beginning).unwrap();
-        let mut stream = reader.stream();
-        let record = async {
-            loop {
-                if let Some(Ok(record)) = stream.next().await {
-                    return record.offset();
-                }
-            }
-        };
-        tokio::time::timeout(DEADLINE, record).await.expect("a record comes")
-    };
-    assert_eq!(first(&client).await, 0);
+    let bootstrap = LyingBroker::before(place.brokers()).await;
+    let client = LogClient::new(&ProjectSettings { brokers: bootstrap.address.clone(), ..settings(&place) }).unwrap();
     let idle = client.open("k0".parse().unwrap(), Offset::Beginning).unwrap();
-    place.servers().broker.stop().await;
+    let told = until("a lie", DEADLINE, async || (bootstrap.lies() > 0).then_some(()));
+    told.await.unwrap();
+    // While nobody finds a broker, a new client would find as little.
+    let replaced = tokio::time::timeout(Duration::from_secs(20), idle.replaced()).await;
+    assert!(replaced.is_err(), "replaced while there was no broker");
+    bootstrap.be_honest();
     tokio::time::timeout(DEADLINE, idle.replaced()).await.expect("who waits for records is told");
     drop(idle);
-    place.servers().broker.start().await.unwrap();
-    assert_eq!(first(&client).await, 0, "the same client reads on, by a new connection");
+    let reader = client.open("s0".parse().unwrap(), Offset::Beginning).unwrap();
+    let mut stream = reader.stream();
+    let record = async {
+        loop {
+            if let Some(Ok(record)) = stream.next().await {
+                return record.offset();
+            }
+        }
+    };
+    let first = tokio::time::timeout(DEADLINE, record).await.expect("a record comes");
+    assert_eq!(first, 0, "the same client reads on, by a new connection");
 }

@@ -181,6 +181,8 @@ impl Administration<'_> {
         let key = Key::new(id, identity, command.name.clone(), &secret, now, command.expires_at);
         key.insert(self.connection).await?;
         self.emit_key(request, &key, owner, Change::Created, touched);
+        // The identity is in another partition than its key; who waits for the key means both.
+        touched.unchanged(Topic::Identities, identity, owner.version, self.around.partitions);
         *replay = Some(key.render(None).into());
         Ok(Ok(Answer::ok(201, key.render(Some(&secret)))))
     }

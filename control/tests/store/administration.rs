@@ -95,7 +95,12 @@ async fn a_secret_is_stored_as_its_hash_and_shown_once() {
     assert_eq!((event.topic, event.id, event.change, event.version), (Topic::Keys, id, Change::Created, 1));
     assert_eq!(serde_json::from_slice::<KeyRecord>(&event.value).unwrap(), record);
     let token = Token::decode(&answer.token.unwrap()).unwrap();
-    assert_eq!((token.entries[0].partition.topic, token.entries[0].id, token.entries[0].version), (Topic::Keys, id, 1));
+    let named: Vec<_> = token.entries.iter().map(|entry| (entry.partition.topic, entry.id, entry.version)).collect();
+    assert_eq!(
+        named,
+        [(Topic::Keys, id, 1), (Topic::Identities, owner, 1)],
+        "a key is of use when its identity is there"
+    );
 
     let listed = place.store.list_keys(owner).await.unwrap().unwrap();
     assert!(!String::from_utf8_lossy(&listed[0]).contains("secret"));
