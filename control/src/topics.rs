@@ -25,6 +25,8 @@ const DEAD_LETTERS_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 /// Brokers in a cluster before replicas are kept by default.
 const REPLICAS_MAX: usize = 3;
 const ASK: Duration = Duration::from_secs(10);
+/// How long a topic must stay away to be missing: a broker that is starting lists its topics a moment later.
+const MISSING: Duration = Duration::from_secs(3);
 
 /// What the topics are to be like.
 #[derive(Debug, Clone)]
@@ -140,7 +142,7 @@ pub async fn ensure(settings: &TopicSettings) -> Result<TopicLimits, TopicError>
     if !missing.is_empty() {
         create(&client, settings, &missing, brokers).await?;
     }
-    check_with(&client, settings, !missing.is_empty()).await
+    check_with(&client, settings, if missing.is_empty() { MISSING } else { ASK }).await
 }
 
 /// Checks that every topic is there with its number of partitions; makes none.
@@ -148,7 +150,7 @@ pub async fn ensure(settings: &TopicSettings) -> Result<TopicLimits, TopicError>
 /// # Errors
 /// [`TopicError`]; [`TopicError::Missing`] names the first that is not there.
 pub async fn check(settings: &TopicSettings) -> Result<TopicLimits, TopicError> {
-    check_with(&std::sync::Arc::new(settings.client()?), settings, false).await
+    check_with(&std::sync::Arc::new(settings.client()?), settings, MISSING).await
 }
 
 type Admin = std::sync::Arc<AdminClient<DefaultClientContext>>;
@@ -159,6 +161,10 @@ async fn existing(client: &Admin, settings: &TopicSettings) -> Result<(Vec<(Stri
     // All topics are asked for: a question about one by name makes it on brokers that make topics by themselves.
     let ask = move || {
         let metadata = client.inner().fetch_metadata(None, ASK)?;
+        if metadata.brokers().is_empty() {
+            // What a broker says that is starting; of topics it knows as little.
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
+        }
         let present = metadata
             .topics()
             .iter()
@@ -214,12 +220,11 @@ async fn create(
     Ok(())
 }
 
-async fn check_with(client: &Admin, settings: &TopicSettings, just_made: bool) -> Result<TopicLimits, TopicError> {
-    let deadline = tokio::time::Instant::now() + ASK;
+async fn check_with(client: &Admin, settings: &TopicSettings, patience: Duration) -> Result<TopicLimits, TopicError> {
+    let deadline = tokio::time::Instant::now() + patience;
     let present = loop {
         let (present, _) = existing(client, settings).await?;
-        // A topic that has just been made is in the metadata a moment later.
-        if !just_made || present.len() == settings.all().len() || tokio::time::Instant::now() > deadline {
+        if present.len() == settings.all().len() || tokio::time::Instant::now() > deadline {
             break present;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
