@@ -103,7 +103,10 @@ mod tests {
     }
 
     fn every(micros: u64, count: u32) -> impl Iterator<Item = Instant> {
-        let start = Instant::now();
+        from(Instant::now(), micros, count)
+    }
+
+    fn from(start: Instant, micros: u64, count: u32) -> impl Iterator<Item = Instant> {
         (0..count).map(move |n| start + Duration::from_micros(micros) * n)
     }
 
@@ -123,10 +126,12 @@ mod tests {
     #[test]
     fn a_delay_is_made_up_for_at_a_rate_of_one_an_interval() {
         let mut pace = Pace::new(INTERVAL);
-        run(every(1000, 500), &mut pace);
-        // Alone again and again: the hope is used up, and nobody waits for the one before for ever.
-        run(every(2000, 200), &mut pace);
-        assert_eq!(run(every(2000, 50), &mut pace).1, Duration::ZERO);
+        let start = Instant::now();
+        run(from(start, 1000, 500), &mut pace);
+        // Late from then on, and alone again and again: the hope is used up.
+        let late = start + Duration::from_micros(499_500);
+        assert!(run(from(late, 2000, 200), &mut pace).1 > Duration::ZERO);
+        assert_eq!(run(from(late + INTERVAL * 200, 2000, 50), &mut pace).1, Duration::ZERO);
     }
 
     #[test]
