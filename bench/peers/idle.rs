@@ -25,12 +25,16 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Between two looks at the memory under load.
 const LOOK: Duration = Duration::from_millis(200);
 
+fn under_load() -> String {
+    format!("both planes at {RATE:.0} commands/s")
+}
+
 /// Measures, and adds to the table.
 ///
 /// # Errors
 /// A server does not start, or a run could not begin.
 pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manifest) -> anyhow::Result<()> {
-    let under_load = format!("both planes at {RATE:.0} commands/s");
+    let under_load = under_load();
     let stack = nexus::stack().await?;
     manifest.servers(&stack.namespace("settings").await).await?;
     for round in 1..=options.repeats {
@@ -64,10 +68,15 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
         table.add(Sample { part: PART, subject: under_load.clone(), round, detail, usage: run.usage }, &figures);
         idle(&system, AFTER, round, options, table).await?;
     }
+    Ok(())
+}
+
+/// Sets what was measured against its targets.
+pub fn judge(table: &mut Table) {
+    let under_load = under_load();
     table.bound(PART, FRESH, MEMORY, Target::Most(60.0));
     table.bound(PART, FRESH, CPU, Target::Most(1.0));
     table.bound(PART, &under_load, MEMORY, Target::Most(250.0));
-    Ok(())
 }
 
 /// Three times as long as a measurement, 30 seconds unless asked otherwise.

@@ -43,6 +43,11 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
             subjects.one(subject, seconds, round, table).await?;
         }
     }
+    Ok(())
+}
+
+/// Sets what was measured against its targets.
+pub fn judge(table: &mut Table) {
     table.ratio(
         PART,
         "Nexus / pgbench (two inserts in a transaction)",
@@ -51,7 +56,6 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
         Target::Least(2.0),
     );
     table.ratio(PART, "Nexus / pgbench (both in one statement)", (NEXUS, RATE), (STATEMENT, RATE), Target::None);
-    Ok(())
 }
 
 struct Subjects<'a> {

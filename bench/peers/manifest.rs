@@ -121,6 +121,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// Notes how long a part took.
+    pub fn took(&mut self, part: &str, time: std::time::Duration) {
+        self.value["took_s"][part] = json!(time.as_secs());
+    }
+
     /// Notes the machine's state at the end.
     pub fn end(&mut self, failures: &[String]) {
         self.value["ended"] = json!(jiff::Timestamp::now().to_string());

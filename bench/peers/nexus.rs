@@ -15,6 +15,8 @@ const BATCH: u32 = 1_000;
 const FILLERS: u32 = 4;
 /// How long the relay may take to come to the end of the WAL, and the projector to that of the topics.
 const CATCH_UP: Duration = Duration::from_secs(300);
+/// Longest that Redis may take for an answer.
+const REDIS_PATIENCE: Duration = Duration::from_secs(60);
 /// WAL behind which the relay counts as being at the end: its own bookkeeping.
 const WAL_REST_BYTES: i64 = 512 * 1024;
 
@@ -155,4 +157,13 @@ pub async fn relayed(namespace: &Namespace) -> anyhow::Result<()> {
 pub async fn checkpoint(namespace: &Namespace) -> anyhow::Result<()> {
     sqlx::query("CHECKPOINT").execute(&mut database(namespace).await?).await?;
     Ok(())
+}
+
+/// A connection to the namespace's Redis that waits for what takes Redis seconds: to forget a million keys.
+///
+/// # Errors
+/// Redis is away.
+pub async fn redis(namespace: &Namespace) -> anyhow::Result<redis::aio::MultiplexedConnection> {
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(REDIS_PATIENCE));
+    Ok(redis::Client::open(namespace.redis_url())?.get_multiplexed_async_connection_with_config(&patient).await?)
 }

@@ -136,8 +136,11 @@ pub struct Options {
     /// Sweeps of each system in the sustained part
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub sweeps: usize,
-    /// Threads of Benthos: one for each partition, or 1
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    /// Minutes after which a part is cut off, as failed; what it has measured until then stays
+    #[arg(long, default_value_t = 20, value_name = "M")]
+    pub part_minutes: u64,
+    /// Threads of Benthos; with more than one, records of a key overtake each other
+    #[arg(long, default_value_t = 1, value_name = "N")]
     pub benthos_threads: usize,
     /// A further setting for both planes, NAME=VALUE; several
     #[arg(long = "set", value_name = "NAME=VALUE")]

@@ -1,10 +1,12 @@
 //! Part `replay`: the projector fills an empty view from the broker, against a loop that only makes the same script calls.
 //!
+//! The log is written by the relay's own producer, without the commands that would have led to it ([`relayed`]).
 //! The calls are the projector's own: one fill goes through a proxy that keeps them, and the loop sends the same bytes to
 //! the same Redis, emptied. Both end with the same number of keys, or the part fails.
 
 use std::time::{Duration, Instant};
 
+use contract::partition::Partition;
 use infrastructure::{Namespace, Plane, probe};
 use serde_json::json;
 
@@ -12,7 +14,7 @@ use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::table::{Sample, Table, Target};
 use crate::tape::{self, Tape};
-use crate::{nexus, tools, usage};
+use crate::{nexus, relayed, tools, usage};
 
 const PART: &str = "replay";
 const PROJECTOR: &str = "projector, from the broker into an empty view";
@@ -20,6 +22,8 @@ const LOOP: &str = "loop of the same script calls";
 const RATE: &str = "rate";
 const DOCUMENT_BYTES: usize = 400;
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Between two looks at its progress.
+const LOOK: Duration = Duration::from_millis(20);
 /// Calls that the projector has in flight: one for each partition of signals.
 const WINDOW: usize = 4;
 
@@ -31,13 +35,11 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
     let stack = nexus::stack().await?;
     let namespace = stack.namespace("replay").await;
     manifest.servers(&namespace).await?;
-    let planes = nexus::planes(&namespace, options).await?;
-    planes.dataplane.stop().await;
+    // No control plane runs: nothing but the projector, and no watermarks that would come between.
     tools::say(&format!("  making {} events", options.events));
-    nexus::fill(&planes, options.events, DOCUMENT_BYTES).await?;
-    nexus::relayed(&namespace).await?;
-    // Nothing but the projector, and no watermarks that would come between.
-    planes.control.stop().await;
+    let begin = Instant::now();
+    relayed::write(&namespace, options.events, DOCUMENT_BYTES).await?;
+    tools::say(&format!("  made in {:.1} s; recording the projector's calls", begin.elapsed().as_secs_f64()));
 
     let port = namespace.servers().redis.port();
     let tape = Tape::start(port).await?;
@@ -68,9 +70,13 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
         let sample = Sample { part: PART, subject: LOOP.to_owned(), round, detail, usage };
         table.add(sample, &[(RATE, "events/s", f64::from(options.events) / looped.seconds)]);
     }
+    Ok(())
+}
+
+/// Sets what was measured against its targets.
+pub fn judge(table: &mut Table) {
     table.bound(PART, PROJECTOR, RATE, Target::Least(120_000.0));
     table.ratio(PART, "projector / loop", (PROJECTOR, RATE), (LOOP, RATE), Target::Least(0.7));
-    Ok(())
 }
 
 struct Filled {
@@ -79,21 +85,17 @@ struct Filled {
     keys: u64,
 }
 
-async fn connection(namespace: &Namespace) -> anyhow::Result<redis::aio::MultiplexedConnection> {
-    Ok(redis::Client::open(namespace.redis_url())?.get_multiplexed_async_connection().await?)
-}
-
 async fn empty(namespace: &Namespace) -> anyhow::Result<()> {
-    redis::cmd("FLUSHALL").exec_async(&mut connection(namespace).await?).await?;
+    redis::cmd("FLUSHALL").exec_async(&mut nexus::redis(namespace).await?).await?;
     Ok(())
 }
 
 async fn keys(namespace: &Namespace) -> anyhow::Result<u64> {
-    Ok(redis::cmd("DBSIZE").query_async(&mut connection(namespace).await?).await?)
+    Ok(redis::cmd("DBSIZE").query_async(&mut nexus::redis(namespace).await?).await?)
 }
 
-/// Starts a data plane on an empty Redis; its view server, which tells the projector's count, has nothing to do. Returns how fast it applied the events, from when the first were to when all
-/// were: its start is not counted.
+/// Starts a data plane on an empty Redis; its view server, which tells the projector's count, has nothing to do. Returns
+/// how fast it applied the events, from when the first were to when all were: its start is not counted.
 async fn fill(namespace: &Namespace, options: &Options, redis: Option<&str>) -> anyhow::Result<Filled> {
     empty(namespace).await?;
     let mut builder = Plane::dataplane(namespace).name("projector").envs(&options.plane_settings());
@@ -104,9 +106,13 @@ async fn fill(namespace: &Namespace, options: &Options, redis: Option<&str>) -> 
     let begin = Instant::now();
     let wanted = u64::from(options.events);
     let mut first = None;
+    let patience = |what: &str| {
+        anyhow::ensure!(begin.elapsed() < PATIENCE, "waited for {what}; the projector's log: {}", projector.log_text());
+        anyhow::Ok(())
+    };
     let (seconds, rate) = loop {
-        anyhow::ensure!(begin.elapsed() < PATIENCE, "waited for the projector; its log: {}", projector.log_text());
-        let applied = applied(&projector).await;
+        patience("all events to be applied")?;
+        let applied = progress(&projector).await.applied;
         let now = Instant::now();
         match first {
             None if applied > 0 => first = Some((now, applied)),
@@ -116,17 +122,35 @@ async fn fill(namespace: &Namespace, options: &Options, redis: Option<&str>) -> 
             }
             _ => {}
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOOK).await;
     };
-    projector.wait_ready().await?;
+    // The view server is not ready without a relay's watermarks; what was filled is.
+    let partitions = Partition::all(namespace.partitions()).len() as u64;
+    while progress(&projector).await.ready < partitions {
+        patience("all partitions to be ready")?;
+        tokio::time::sleep(LOOK).await;
+    }
     let keys = keys(namespace).await?;
     projector.stop().await;
     Ok(Filled { rate, seconds, keys })
 }
 
-/// Events of signals that were applied, by the projector's own count.
-async fn applied(projector: &Plane) -> u64 {
-    let Some(answer) = probe::http_get(projector.address(), "/metrics", None).await else { return 0 };
-    let lines = answer.body.lines().filter(|line| line.starts_with("nexus_projector_events_total"));
-    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() as u64
+/// What the projector says of itself.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Events that it has applied; those of signals are all there are.
+    applied: u64,
+    /// Partitions that are filled.
+    ready: u64,
+}
+
+async fn progress(projector: &Plane) -> Progress {
+    let Some(answer) = probe::http_get(projector.address(), "/metrics", None).await else {
+        return Progress::default();
+    };
+    let sum = |name: &str| {
+        let lines = answer.body.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() as u64
+    };
+    Progress { applied: sum("nexus_projector_events_total"), ready: sum("nexus_projector_ready{") }
 }

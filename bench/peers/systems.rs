@@ -95,6 +95,11 @@ impl System {
         Ok(System { name: DEBEZIUM, control, view, api_key: PEER_KEY.to_owned(), programs, planes: None })
     }
 
+    /// One word of its name, for files.
+    pub fn short(&self) -> &'static str {
+        self.name.split([' ', ':', ',']).next().unwrap_or(self.name)
+    }
+
     /// Memory that its own processes have resident, in MiB; the servers that all share are not counted.
     pub fn resident_mib(&self) -> f64 {
         self.pids().map(usage::resident_mib).sum()

@@ -1,7 +1,7 @@
 //! What was measured: figures with every single value, and ratios whose median is that of the rounds' ratios.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -62,6 +62,17 @@ pub struct Table {
     notes: Vec<String>,
     remarks: Vec<Remark>,
     withheld: Vec<&'static str>,
+    failed: Vec<Failed>,
+    /// Where it is written to after every measurement, so that a run that is cut off loses nothing.
+    #[serde(skip)]
+    folder: Option<PathBuf>,
+}
+
+/// A part that did not come to its end: what stands of it in the table may be less than all rounds.
+#[derive(Debug, Serialize)]
+struct Failed {
+    part: &'static str,
+    why: String,
 }
 
 /// What is wrong with some rounds of one subject.
@@ -104,6 +115,31 @@ impl Target {
 }
 
 impl Table {
+    /// An empty one that writes itself to `folder` as it grows.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { folder: Some(folder.to_owned()), ..Self::default() }
+    }
+
+    /// Says, before everything else, that a part failed.
+    pub fn fail(&mut self, part: &'static str, why: impl Into<String>) {
+        self.failed.push(Failed { part, why: why.into() });
+    }
+
+    /// Adds a round of a subject in which nothing was measured, and says why in its rows.
+    pub fn miss(
+        &mut self,
+        part: &'static str,
+        subject: &str,
+        round: usize,
+        why: &str,
+        figures: &[(&str, &'static str)],
+    ) {
+        self.remark(part, subject, format!("round {round} failed: {why}"));
+        let figures: Vec<_> = figures.iter().map(|(what, unit)| (*what, *unit, f64::NAN)).collect();
+        let detail = json!({ "failed": why });
+        self.add(Sample { part, subject: subject.to_owned(), round, detail, usage: Usage::default() }, &figures);
+    }
+
     /// Adds a measurement, and the figures that were read out of it.
     pub fn add(&mut self, sample: Sample, figures: &[(&str, &'static str, f64)]) {
         for (what, unit, value) in figures {
@@ -133,6 +169,11 @@ impl Table {
             sample.usage.brief()
         ));
         self.samples.push(sample);
+        if let Some(folder) = &self.folder
+            && let Err(error) = self.write(folder)
+        {
+            crate::tools::say(&format!("  {} can't be written: {error:#}", folder.display()));
+        }
     }
 
     /// The values of a figure, one a round, NaN where a round has none; empty when it was not measured at all.
@@ -182,9 +223,11 @@ impl Table {
 
     /// The page.
     pub fn markdown(&self) -> String {
-        let mut text = String::from(
-            "| part | comparison | target | median | reached | every round |\n|---|---|---|---:|---|---|\n",
-        );
+        let mut text = String::new();
+        for Failed { part, why } in &self.failed {
+            let _ = writeln!(text, "**`{part}` failed**, and may have fewer rounds than the others, or none: {why}\n");
+        }
+        text.push_str("| part | comparison | target | median | reached | every round |\n|---|---|---|---:|---|---|\n");
         for ratio in &self.ratios {
             let reached = match ratio.reached {
                 Some(true) => "yes",
@@ -313,6 +356,19 @@ mod tests {
         let text = table.markdown();
         assert!(text.contains("| part | a / b | >= 2.00 | 2.50 | yes | 2.00 - 3.00 (1 of 3 left out) |"), "{text}");
         assert!(text.contains("8.00 - 9.00 (1 of 3 left out); round 2 is INVALID |"), "{text}");
+    }
+
+    #[test]
+    fn a_part_that_failed_is_named_first_and_what_was_measured_of_it_is_on_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut table = Table::in_folder(folder.path());
+        table.miss("part", "a", 1, "it did not start", &[("rate", "1/s")]);
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("written");
+        let row = "| part | a | rate | not measured | 1/s | - (1 of 1 left out); round 1 failed: it did not start |";
+        assert!(read("table.md").contains(row), "{}", read("table.md"));
+        assert!(read("figures.json").contains("it did not start"));
+        table.fail("part", "it did not start");
+        assert!(table.markdown().starts_with("**`part` failed**"), "{}", table.markdown());
     }
 
     #[test]

@@ -12,12 +12,16 @@ const DOCUMENT_BYTES: usize = 400;
 const P99: &str = "l2c p99 of the streams";
 const SKIPPED: &str = "final states and deletes skipped";
 
+fn subject(options: &Options) -> String {
+    format!("Nexus, {} streams at {:.0} commands/s", options.streams, options.compare_rate)
+}
+
 /// Measures, and adds to the table.
 ///
 /// # Errors
 /// A server does not start, or the streams do not open.
 pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manifest) -> anyhow::Result<()> {
-    let subject = format!("Nexus, {} streams at {:.0} commands/s", options.streams, options.compare_rate);
+    let subject = subject(options);
     let stack = nexus::stack().await?;
     let namespace = stack.namespace("watches").await;
     manifest.servers(&namespace).await?;
@@ -50,9 +54,14 @@ pub async fn measure(options: &Options, table: &mut Table, manifest: &mut Manife
             add(table, &subject, round, options, detail, usage);
         }
     }
+    Ok(())
+}
+
+/// Sets what was measured against its targets.
+pub fn judge(options: &Options, table: &mut Table) {
+    let subject = subject(options);
     table.bound(PART, &subject, P99, Target::Most(50.0));
     table.bound(PART, &subject, SKIPPED, Target::Most(0.0));
-    Ok(())
 }
 
 fn add(table: &mut Table, subject: &str, round: usize, options: &Options, detail: Value, usage: usage::Usage) {

@@ -1,4 +1,4 @@
-//! `make test` that is interrupted takes everything along that it has started.
+//! `make test` and `make bench` that are interrupted take everything along that they have started.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,10 +13,10 @@ use rustix::process::{Pid, kill_process_group};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// In place of cargo: builds nothing, and its tests are a process in its group, and one in a session of its own that ends
+/// In place of cargo: builds nothing, and its tests and benches are a process in its group, and one in a session of its own that ends
 /// a while later by itself, as the shells do that end servers.
 const CARGO: &str = r#"#!/bin/sh
-[ "$1" = test ] || exit 0
+[ "$1" = test ] || [ "$1" = bench ] || exit 0
 sleep 60 & echo $! >"$PIDS/member"
 setsid sleep 3 & echo $! >"$PIDS/stray"
 echo $$ >"$PIDS/cargo"
@@ -29,13 +29,15 @@ fn script(path: &Path, text: &str) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Runs `make test` with that cargo, sends `signal` to make, or to its whole group as a terminal does, and returns when
+/// Runs `make` with that cargo, sends `signal` to make, or to its whole group as a terminal does, and returns when
 /// all has ended.
-async fn interrupt(signal: Signal, to_group: bool) {
+async fn interrupt(target_name: &str, signal: Signal, to_group: bool) {
     let dir = tempfile::tempdir().unwrap();
     let (bin, target, temporary) = (dir.path().join("bin"), dir.path().join("target"), dir.path().join("tmp"));
     script(&bin.join("cargo"), CARGO);
-    script(&target.join("debug/nexus"), "#!/bin/sh\n");
+    for profile in ["debug", "release"] {
+        script(&target.join(profile).join("nexus"), "#!/bin/sh\n");
+    }
     std::fs::create_dir(&temporary).unwrap();
     // Who started this test in the background had it ignore the signals, and what is ignored can't be trapped.
     let mut command = Command::new("env");
@@ -46,7 +48,7 @@ async fn interrupt(signal: Signal, to_group: bool) {
     }
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut make = command
-        .args(["-C", concat!(env!("CARGO_MANIFEST_DIR"), "/.."), "test"])
+        .args(["-C", concat!(env!("CARGO_MANIFEST_DIR"), "/.."), target_name])
         .env("PATH", path)
         .env("PIDS", dir.path())
         .env("CARGO_TARGET_DIR", &target)
@@ -84,11 +86,17 @@ async fn interrupt(signal: Signal, to_group: bool) {
 
 #[tokio::test]
 async fn make_test_that_is_told_to_end_leaves_nothing_running() {
-    interrupt(Signal::TERM, false).await;
+    interrupt("test", Signal::TERM, false).await;
 }
 
 #[tokio::test]
 async fn make_test_whose_terminal_goes_away_or_sends_ctrl_c_leaves_nothing_running() {
-    interrupt(Signal::HUP, true).await;
-    interrupt(Signal::INT, true).await;
+    interrupt("test", Signal::HUP, true).await;
+    interrupt("test", Signal::INT, true).await;
+}
+
+#[tokio::test]
+async fn make_bench_that_is_interrupted_leaves_nothing_running() {
+    interrupt("bench", Signal::INT, true).await;
+    interrupt("bench", Signal::TERM, false).await;
 }

@@ -66,6 +66,9 @@ pub struct Violations {
     pub stale_with_token: u64,
     /// Entities that differ between Postgres and the view at the end.
     pub view_mismatch: u64,
+    /// Accepted as a version of a key that another accepted write had made.
+    #[serde(default)]
+    pub same_version: u64,
 }
 
 impl Violations {
@@ -77,7 +80,7 @@ impl Violations {
 
     /// Each by its name in `summary.json`.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 6] {
+    pub fn named(&self) -> [(&'static str, u64); 7] {
         [
             ("lost", self.lost),
             ("regressed", self.regressed),
@@ -85,6 +88,7 @@ impl Violations {
             ("phantom", self.phantom),
             ("stale_with_token", self.stale_with_token),
             ("view_mismatch", self.view_mismatch),
+            ("same_version", self.same_version),
         ]
     }
 }
@@ -108,6 +112,8 @@ pub struct Checker {
     open_canaries: u64,
     foreign: u64,
     repeated: u64,
+    /// The last time at which anything was seen.
+    last_seen: u64,
     violations: Violations,
     examples: Vec<String>,
     visible: Vec<Visible>,
@@ -230,9 +236,18 @@ impl Checker {
             }
             open
         });
-        open.key.accepted += 1;
-        open.key.accepted_max = open.key.accepted_max.max(write.version);
+        let same_version = !open.accept(write.version);
         open.key.accepted_deleted |= write.delete;
+        if same_version {
+            self.violations.same_version += 1;
+            let text = format!(
+                "{}: version {} was accepted of operation {}, and of another one before",
+                uuid_text(write.id),
+                write.version,
+                write.op
+            );
+            self.example("same_version", &text);
+        }
         let key = open.key;
         let meets = |sighting: &Sighting| {
             sighting.sight == Sight::Deleted || (write.version != 0 && sighting.version >= write.version)
@@ -243,14 +258,16 @@ impl Checker {
             self.compare(&write, &sighting);
         }
         if key.seen_deleted || (write.version != 0 && key.seen >= write.version) {
-            self.visible.push(Visible { write, at: first.unwrap_or(key.seen_at) });
+            // Of a settled key it is not kept when its version was seen: not after the last that was seen of any key.
+            let at = first.unwrap_or(if key.seen_at == 0 { self.last_seen } else { key.seen_at });
+            self.visible.push(Visible { write, at });
         } else {
             self.open_writes += 1;
             self.open_canaries += u64::from(write.phase == Phase::Canary);
             open.writes.push(write);
         }
         // Early sightings are kept until every write below them is known.
-        if key.accepted == key.accepted_max {
+        if open.missing.is_empty() && !key.unplaced {
             open.early.retain(|sighting| sighting.version > key.accepted_max);
         }
         self.keep(write.id, open);
@@ -258,6 +275,7 @@ impl Checker {
 
     /// Takes note of what the watch showed. Sightings come in the order of the stream.
     pub fn seen(&mut self, sighting: Sighting) {
+        self.last_seen = self.last_seen.max(sighting.at);
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.insert(sighting.id);
         }
@@ -314,7 +332,7 @@ impl Checker {
         key.seen_at = sighting.at;
         key.seen_hash = sighting.hash;
         key.seen_deleted = deleted;
-        let explained = key.accepted == key.accepted_max && key.accepted_max >= sighting.version;
+        let explained = open.missing.is_empty() && !open.key.unplaced && open.key.accepted_max >= sighting.version;
         self.resolve(open, &sighting);
         if !explained {
             open.early.push(sighting);
@@ -420,7 +438,7 @@ impl Checker {
     /// unknown.
     pub fn expectations(&self) -> impl Iterator<Item = (u128, Expected)> + '_ {
         let settled = self.keys.iter().filter(|settled| !self.open.contains_key(&settled.id()));
-        let open = self.open.iter().filter_map(|(&id, open)| Some((id, open.key.expected()?)));
+        let open = self.open.iter().filter_map(|(&id, open)| Some((id, open.expected()?)));
         settled.map(|settled| (settled.id(), settled.expected())).chain(open)
     }
 }

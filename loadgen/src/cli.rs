@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use loadgen::client::Exchange;
 use loadgen::compare;
-use loadgen::journal::Shared;
+use loadgen::journal::{CHANNEL_BATCHES, Shared};
 use loadgen::live;
 use loadgen::manifest::Manifest;
 use loadgen::options::{Load, RunOptions, Targets, rate};
@@ -168,6 +168,7 @@ fn run_once(arguments: RunArguments) -> anyhow::Result<u8> {
         out: arguments.out,
         quiet: arguments.quiet,
         panel: !arguments.plain && !arguments.quiet,
+        queue_batches: CHANNEL_BATCHES,
     };
     let shared = Arc::new(Shared::default());
     heed_signals(Arc::clone(&shared))?;
@@ -222,6 +223,7 @@ fn sweep_rates(arguments: SweepArguments) -> anyhow::Result<u8> {
             out: Some(arguments.out.join(&name)),
             quiet: true,
             panel: false,
+            queue_batches: CHANNEL_BATCHES,
         };
         let Some(finished) = one_of_many(options, &stop)? else { return Ok(None) };
         let point = Point::of(&finished.summary, &name);
@@ -278,6 +280,7 @@ fn compare_runs(arguments: CompareArguments) -> anyhow::Result<u8> {
                 out: Some(side.join(format!("{run:02}"))),
                 quiet: true,
                 panel: false,
+                queue_batches: CHANNEL_BATCHES,
             };
             let finished = one_of_many(options, &stop)?.filter(|finished| !finished.summary.interrupted);
             let Some(finished) = finished else {

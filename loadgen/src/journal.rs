@@ -1,15 +1,18 @@
 //! What the threads that talk to the servers tell the thread that judges.
 //!
 //! They only take times and pass them on, in batches, through one bounded channel; a batch that
-//! finds it full waits in the sender, which goes on with its sockets.
+//! finds it full waits in the sender, which goes on with its sockets. When as many wait there as may, the record of the
+//! run ends: the sender says so in [`Shared::overrun`], keeps nothing more, and the run is `INVALID`.
 
-use std::sync::OnceLock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
 
 use crate::workload::Kind;
 
-/// Batches that the channel holds.
+/// Batches that the channel holds, and that may wait beside it in each of the two threads: a thread makes one to three of
+/// them in 5 ms, so that a judge that stands still for ten seconds has missed nothing.
 pub const CHANNEL_BATCHES: usize = 4096;
 
 /// Which part of the run a command belongs to, by its intended time.
@@ -190,18 +193,32 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Reporter {
     channel: SyncSender<Message>,
-    waiting: std::collections::VecDeque<Message>,
+    shared: Arc<Shared>,
+    waiting: VecDeque<Message>,
+    /// Batches that may wait.
+    most: usize,
 }
 
 impl Reporter {
-    /// A reporter into `channel`.
+    /// A reporter into `channel`, with at most so many batches beside it.
     #[must_use]
-    pub fn new(channel: SyncSender<Message>) -> Self {
-        Self { channel, waiting: std::collections::VecDeque::new() }
+    pub fn new(channel: SyncSender<Message>, most: usize, shared: Arc<Shared>) -> Self {
+        Self { channel, shared, waiting: VecDeque::new(), most }
     }
 
-    /// Sends `message`, or keeps it until there is room. Never blocks.
+    /// Sends `message`, or keeps it until there is room; never blocks. Where there is no room left either, nothing more
+    /// goes into the record, of either thread: what the judge heard of is whole up to one moment of each, and it is told
+    /// that there was more. That ends the run, like an interruption.
     pub fn send(&mut self, message: Message) {
+        self.push();
+        if self.shared.overrun() {
+            return;
+        }
+        if self.waiting.len() >= self.most {
+            self.shared.overrun.store(true, Ordering::Relaxed);
+            self.shared.interrupted.store(true, Ordering::Relaxed);
+            return;
+        }
         self.waiting.push_back(message);
         self.push();
     }
@@ -238,6 +255,8 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// Ctrl-C: no new commands.
     pub interrupted: AtomicBool,
+    /// The judge is so far behind that something is missing in what it will hear: the run ends, and is not valid.
+    pub overrun: AtomicBool,
     /// CPU time of the pacing thread, nanoseconds.
     pub pacer_cpu: AtomicU64,
     /// CPU time of the observing thread, nanoseconds.
@@ -256,6 +275,12 @@ impl Shared {
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+
+    /// True once something could not be told to the judge.
+    #[must_use]
+    pub fn overrun(&self) -> bool {
+        self.overrun.load(Ordering::Relaxed)
+    }
 }
 
 /// CPU time of the calling thread in nanoseconds.
@@ -263,4 +288,57 @@ impl Shared {
 pub fn thread_cpu() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     u64::try_from(time.tv_sec).unwrap_or(0) * crate::clock::SECOND + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_judge_that_does_not_listen_blocks_nobody_and_what_waits_for_it_is_bounded() {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(4);
+        let shared = Arc::new(Shared::default());
+        let mut reporter = Reporter::new(sender, 8, Arc::clone(&shared));
+        let said = |n: u64| Message::OwnDelays(vec![n]);
+        for n in 0..12 {
+            reporter.send(said(n));
+        }
+        assert!(!shared.overrun(), "there is room for 4 and 8");
+        for n in 12..1_000 {
+            reporter.send(said(n));
+            assert!(reporter.waiting.len() <= 8);
+        }
+        assert!(shared.overrun() && shared.interrupted.load(Ordering::Relaxed));
+        // It wakes up: what it hears has no gap, and nothing comes after the one that was left out.
+        let mut heard = Vec::new();
+        for n in 0..20 {
+            heard.extend(receiver.try_iter());
+            reporter.send(said(n));
+        }
+        let heard: Vec<u64> = heard
+            .iter()
+            .flat_map(|message| match message {
+                Message::OwnDelays(delays) => delays.clone(),
+                _ => Vec::new(),
+            })
+            .collect();
+        assert!(heard.iter().copied().eq(0..12), "{heard:?}");
+    }
+
+    #[test]
+    fn what_waited_for_room_is_heard_in_its_order() {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let mut reporter = Reporter::new(sender, 2, Arc::new(Shared::default()));
+        for n in 0..3 {
+            reporter.send(Message::WatchReady(n));
+        }
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            heard.extend(receiver.try_iter());
+            reporter.push();
+        }
+        let in_order =
+            heard.iter().zip(0..).all(|(message, n)| matches!(message, Message::WatchReady(said) if *said == n));
+        assert!(in_order && heard.len() == 3, "{heard:?}");
+    }
 }

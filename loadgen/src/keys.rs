@@ -1,15 +1,16 @@
 //! Compact storage for what is kept of every key of a run, which may be millions of them.
 //!
 //! Records lie one behind the other in pieces of fixed size, so that growing copies nothing and leaves no half-empty
-//! doubled vector behind; an index of five bytes a place finds them by id. Records are never removed: whoever forgets a
-//! key can't say of it that it must not come back.
+//! doubled vector behind; a table of their numbers finds them by id: six to eleven and a half bytes a record, as the table
+//! is before and after it doubles. Records are never removed: whoever forgets a key can't say of it that it must not come
+//! back.
+
+use hashbrown::HashTable;
 
 use crate::random::mix;
 
 /// Records in a piece.
 const PIECE: usize = 1024;
-/// Places of the smallest index.
-const INDEX_LEAST: usize = 64;
 
 /// Values in pieces of fixed size.
 #[derive(Debug)]
@@ -112,25 +113,18 @@ pub trait Record {
 #[derive(Debug)]
 pub struct Keyed<R> {
     records: Pieces<R>,
-    /// The record at each place, plus one; 0: nobody.
-    places: Vec<u32>,
-    /// A byte of each record's hash, so that few records are looked at in vain.
-    tags: Vec<u8>,
+    /// Each record's number in `records`.
+    numbers: HashTable<u32>,
 }
 
 impl<R> Default for Keyed<R> {
     fn default() -> Self {
-        Self { records: Pieces::default(), places: Vec::new(), tags: Vec::new() }
+        Self { records: Pieces::default(), numbers: HashTable::new() }
     }
 }
 
 fn hash(id: u128) -> u64 {
     mix((id >> 64) as u64 ^ (id as u64).rotate_left(17))
-}
-
-/// Where a hash's search begins; places need not be a power of two.
-fn home(hash: u64, places: usize) -> usize {
-    ((u128::from(hash) * places as u128) >> 64) as usize
 }
 
 impl<R: Record> Keyed<R> {
@@ -158,19 +152,8 @@ impl<R: Record> Keyed<R> {
     }
 
     fn find(&self, id: u128) -> Option<usize> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let hash = hash(id);
-        let tag = hash as u8;
-        let mut at = home(hash, self.places.len());
-        loop {
-            let number = (self.places[at] as usize).checked_sub(1)?;
-            if self.tags[at] == tag && self.records.get(number).is_some_and(|record| record.id() == id) {
-                return Some(number);
-            }
-            at = if at + 1 == self.places.len() { 0 } else { at + 1 };
-        }
+        let found = self.numbers.find(hash(id), |&number| self.records[number as usize].id() == id);
+        found.map(|&number| number as usize)
     }
 
     /// The record of `id`.
@@ -194,41 +177,16 @@ impl<R: Record> Keyed<R> {
             *there = record;
             return;
         }
-        // At most four of five places are taken, and half as many more make the next index.
-        if (self.records.len() + 1) * 5 > self.places.len() * 4 {
-            self.grow();
-        }
-        let (id, number) = (record.id(), self.records.len() + 1);
+        let number = u32::try_from(self.records.len()).expect("memory ends long before");
+        let hash_of = |&number: &u32| hash(self.records[number as usize].id());
+        self.numbers.insert_unique(hash(record.id()), number, hash_of);
         self.records.push(record);
-        self.enter(id, u32::try_from(number).expect("memory ends long before"));
-    }
-
-    fn enter(&mut self, id: u128, number: u32) {
-        let hash = hash(id);
-        let mut at = home(hash, self.places.len());
-        while self.places[at] != 0 {
-            at = if at + 1 == self.places.len() { 0 } else { at + 1 };
-        }
-        self.places[at] = number;
-        self.tags[at] = hash as u8;
-    }
-
-    fn grow(&mut self) {
-        let places = (self.places.len() + self.places.len() / 2).max(INDEX_LEAST);
-        // The old index goes before the new one comes: the records know all that is in it.
-        (self.places, self.tags) = (Vec::new(), Vec::new());
-        (self.places, self.tags) = (vec![0; places], vec![0; places]);
-        for number in 0..self.records.len() {
-            if let Some(id) = self.records.get(number).map(Record::id) {
-                self.enter(id, number as u32 + 1);
-            }
-        }
     }
 
     /// What this takes on the heap, in bytes, unused room included.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.records.heap_bytes() + self.places.capacity() * size_of::<u32>() + self.tags.capacity()
+        self.records.heap_bytes() + self.numbers.allocation_size()
     }
 }
 
@@ -264,13 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn the_index_costs_at_most_ten_bytes_a_record_at_any_count() {
+    fn the_index_costs_at_most_twelve_bytes_a_record_at_any_count() {
         let mut keyed = Keyed::default();
         for n in 1..=100_000_u32 {
             keyed.put(Pair(u128::from(n).into(), n));
             let pieces = keyed.len().next_multiple_of(PIECE) * size_of::<Pair>();
             let index = keyed.heap_bytes() - pieces;
-            assert!(n < 1_000 || index <= n as usize * 10, "{index} bytes for {n}");
+            assert!(n < 1_000 || index <= n as usize * 12, "{index} bytes for {n}");
         }
     }
 }

@@ -129,6 +129,8 @@ pub struct RunOptions {
     pub quiet: bool,
     /// Draw the live panel where standard error is a terminal.
     pub panel: bool,
+    /// Batches that may wait for the judge ([`crate::journal::CHANNEL_BATCHES`], but in tests of what happens then).
+    pub queue_batches: usize,
 }
 
 /// `10s`, `500ms`, `2m`, `1h`; a bare number is seconds.

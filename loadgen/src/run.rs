@@ -17,7 +17,7 @@ use crate::client::{Endpoint, EndpointError, Exchange, ExchangeError};
 use crate::clock::{Clock, nanos};
 use crate::cross_check::Samples;
 use crate::document::RunTag;
-use crate::journal::{CHANNEL_BATCHES, Message, Reporter, Shared};
+use crate::journal::{Message, Reporter, Shared};
 use crate::judge::Judge;
 use crate::live::Live;
 use crate::memory::Memory;
@@ -127,7 +127,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
     let clock = Clock::start();
     let seed = options.load.seed.unwrap_or_else(seed_from_clock);
     let run_tag = tag(seed ^ seed_from_clock());
-    let (sender, messages) = std::sync::mpsc::sync_channel(CHANNEL_BATCHES);
+    let (sender, messages) = std::sync::mpsc::sync_channel(options.queue_batches);
     let (orders, pacer_orders) = std::sync::mpsc::sync_channel(ORDERS);
     let (read_orders, observer_orders) = std::sync::mpsc::sync_channel(ORDERS);
 
@@ -163,7 +163,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         },
         Workload::new(shape, run_tag, seed, &address),
         Arc::clone(&shared),
-        Reporter::new(sender.clone()),
+        Reporter::new(sender.clone(), options.queue_batches, Arc::clone(&shared)),
         pacer_orders,
     )
     .map_err(RunError::io("no file descriptor for the pacing thread"))?;
@@ -180,7 +180,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
             seed,
         },
         Arc::clone(&shared),
-        Reporter::new(sender),
+        Reporter::new(sender, options.queue_batches, Arc::clone(&shared)),
         observer_orders,
     )
     .map_err(RunError::io("no file descriptor for the observing thread"))?;

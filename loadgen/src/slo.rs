@@ -52,7 +52,7 @@ pub struct SloError {
 }
 
 const MEASURES: [&str; 6] = ["command", "service", "send_delay", "own_delay", "l2c", "read"];
-const FIGURES: [&str; 19] = [
+const FIGURES: [&str; 20] = [
     "offered_per_s",
     "achieved_per_s",
     "sent",
@@ -71,6 +71,7 @@ const FIGURES: [&str; 19] = [
     "phantom",
     "stale_with_token",
     "view_mismatch",
+    "same_version",
     "violations",
 ];
 

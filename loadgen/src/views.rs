@@ -171,6 +171,8 @@ impl Views {
             sum.view_mismatch += of.view_mismatch;
         }
         sum.lost += self.lost;
+        // A promise of the control plane: all checkers find the same.
+        sum.same_version += self.checkers.first().map_or(0, |checker| checker.violations().same_version);
         sum
     }
 
@@ -265,6 +267,17 @@ mod tests {
         assert_eq!((left.writes.len(), left.by_view[0].len(), left.by_view[1].len()), (2, 1, 2));
         assert_eq!(views.violations().lost, 2);
         assert!(views.examples().iter().all(|text| text.ends_with("(a)") || text.ends_with("(b)")));
+    }
+
+    #[test]
+    fn a_version_that_two_writes_were_given_counts_once_for_all_view_servers() {
+        let mut views = views();
+        views.accepted(write(1, Phase::Measured));
+        views.accepted(Write { op: 2, ..write(1, Phase::Measured) });
+        assert_eq!((views.violations().same_version, views.violations().total()), (1, 1));
+        views.seen(sighting(0, 1, 5_000));
+        views.seen(sighting(1, 1, 6_000));
+        assert_eq!(views.outstanding(), 0);
     }
 
     #[test]

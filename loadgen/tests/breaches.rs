@@ -70,6 +70,14 @@ fn a_view_that_differs_from_postgres_is_named() {
 }
 
 #[test]
+fn a_version_that_two_accepted_writes_were_given_is_named() {
+    let summary = sabotaged(Faults { same_version_every: Some(20), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.violations.same_version > 0, "{:?}", summary.violations);
+    assert!(summary.examples.iter().any(|text| text.starts_with("same_version: ")), "{:?}", summary.examples);
+}
+
+#[test]
 fn a_lost_event_is_named() {
     let summary = sabotaged(Faults { lose_every: Some(100), ..Faults::default() });
     assert_eq!(summary.verdict, Verdict::Incorrect);

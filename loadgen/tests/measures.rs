@@ -45,6 +45,25 @@ fn a_stall_of_200_ms_is_in_response_time_and_l2c_as_the_stall_it_is() {
 }
 
 #[test]
+fn a_judge_that_falls_behind_ends_the_run_as_not_valid_and_delays_no_command() {
+    let _alone = alone();
+    // The judge stands still while it waits for metrics; the other threads have room for some 50 ms of that.
+    let stub = stub(Faults { metrics_late: Duration::from_millis(1_500), ..Faults::default() });
+    let arguments = "--rate 500 --duration 30s --mix create=60,update=30,delete=10 --reads 50";
+    let mut options = support::options(&stub, arguments);
+    options.queue_batches = 8;
+    let begin = std::time::Instant::now();
+    let summary = loadgen::run::run(options, std::sync::Arc::default()).unwrap().summary;
+    assert_eq!(summary.verdict, Verdict::Invalid, "{:?}", summary.reasons);
+    assert!(summary.reasons.iter().any(|why| why.contains("could not keep up")), "{:?}", summary.reasons);
+    assert!(begin.elapsed() < Duration::from_secs(15), "it ended early: {:?}", begin.elapsed());
+    assert!(!summary.interrupted && summary.view_compared.starts_with("no: "), "{}", summary.view_compared);
+    assert_eq!(summary.violations.total(), 0, "what was not heard of is no breach: {:?}", summary.examples);
+    let delay = summary.own_delay.unwrap();
+    assert!(summary.sent > 0 && delay.p99_ms < 100.0, "the pacing waited for nobody: {delay:?}");
+}
+
+#[test]
 fn planted_loss_is_reported_as_exactly_that_many_lost() {
     let _alone = alone();
     let stub = stub(Faults { lose_every: Some(50), ..Faults::default() });

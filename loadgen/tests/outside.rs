@@ -116,7 +116,8 @@ fn a_run_leaves_a_whole_report_that_other_tools_read() {
             assert!(summary[measure][member].is_number(), "{measure}.{member}");
         }
     }
-    for kind in ["lost", "regressed", "resurrected", "phantom", "stale_with_token", "view_mismatch"] {
+    let kinds = ["lost", "regressed", "resurrected", "phantom", "stale_with_token", "view_mismatch", "same_version"];
+    for kind in kinds {
         assert_eq!(summary["violations"][kind], 0, "{kind}");
     }
     let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
@@ -203,11 +204,17 @@ fn ctrl_c_in_a_sweep_leaves_a_report_of_what_was_tried_and_why_it_did_not_hold()
         (output.status.code(), headline, told, json(&folder.path().join("sweep.json")))
     };
 
-    // On a machine that stands still for a moment a rate may not hold, for the generator's own lateness.
-    let (code, headline, told, kept) = (0..5)
-        .map(|_| sweep("l2c:p99<5s"))
-        .find(|(_, headline, ..)| headline.starts_with("interrupted on the way up"))
-        .expect("100 and 200 hold in one of five sweeps");
+    // On a machine that stands still for a moment a rate may not hold, for the generator's own lateness. What is tested is
+    // what an interruption leaves, not the rates: the repetition can't make a wrong report right.
+    let mut tried = Vec::new();
+    let (code, headline, told, kept) = loop {
+        let (code, headline, told, kept) = sweep("l2c:p99<5s");
+        if headline.starts_with("interrupted on the way up") {
+            break (code, headline, told, kept);
+        }
+        tried.push(format!("{headline}{told}"));
+        assert!(tried.len() < 5, "100 and 200 did not hold in one of five sweeps: {tried:#?}");
+    };
     assert_eq!(code, Some(0), "{headline}{told}");
     assert!(headline.starts_with("interrupted on the way up, at 400 commands/s"), "{headline}");
     assert!(headline.trim_end().ends_with("commands/s that held: 100, 200"), "{headline}");

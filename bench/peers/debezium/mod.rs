@@ -136,7 +136,8 @@ async fn start_benthos(
 ) -> anyhow::Result<Program> {
     let servers = namespace.servers();
     let port = ports::pick()?;
-    // One record of a partition at a time, so that order is kept; the partitions side by side.
+    // Order is kept by one thread: the limit of this input holds back fetches, not the records of one that is there, so that
+    // with more threads, and a limit of 1, a key's versions went back in the view.
     let settings = format!(
         "http: {{ address: '127.0.0.1:{port}' }}\n\
          input:\n  kafka_franz:\n    seed_brokers: ['{brokers}']\n    topics: ['{TOPIC}']\n    \

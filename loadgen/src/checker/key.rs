@@ -40,7 +40,7 @@ impl Settled {
 /// The versions of a key.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Key {
-    /// When `seen` was first seen; 0 of a key that had been settled, where nothing asks for it.
+    /// When `seen` was first seen; 0 of a key that had been settled, which does not keep it.
     pub(super) seen_at: u64,
     /// Hash of the document at `seen`.
     pub(super) seen_hash: u64,
@@ -48,20 +48,12 @@ pub(super) struct Key {
     pub(super) seen: u32,
     /// Highest version accepted.
     pub(super) accepted_max: u32,
-    /// How many versions were accepted; equal to `accepted_max` when none is missing.
-    pub(super) accepted: u32,
+    /// A deletion was accepted whose version is not known.
+    pub(super) unplaced: bool,
     /// A deletion was seen.
     pub(super) seen_deleted: bool,
     /// A deletion was accepted.
     pub(super) accepted_deleted: bool,
-}
-
-impl Key {
-    /// What the planes should show of it at the end; `None` where an outcome is unknown.
-    pub(super) fn expected(&self) -> Option<Expected> {
-        (self.accepted > 0 && self.accepted == self.accepted_max)
-            .then_some(Expected { version: self.accepted_max, deleted: self.accepted_deleted })
-    }
 }
 
 impl From<&Settled> for Key {
@@ -72,7 +64,7 @@ impl From<&Settled> for Key {
             seen_hash: u64::from(settled.hash[0]) << 32 | u64::from(settled.hash[1]),
             seen: version,
             accepted_max: version,
-            accepted: version,
+            unplaced: false,
             seen_deleted: deleted,
             accepted_deleted: deleted,
         }
@@ -83,6 +75,8 @@ impl From<&Settled> for Key {
 #[derive(Debug, Default)]
 pub(super) struct Open {
     pub(super) key: Key,
+    /// Versions below the highest accepted one that were not, as ranges, both ends in it, in their order.
+    pub(super) missing: Vec<(u32, u32)>,
     /// Accepted, not visible yet.
     pub(super) writes: Vec<Write>,
     /// Seen before the answers that explain them had all come.
@@ -90,11 +84,42 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// Takes note of the version of an accepted write. Returns false when it had been accepted before.
+    pub(super) fn accept(&mut self, version: u32) -> bool {
+        let max = self.key.accepted_max;
+        if version == 0 {
+            self.key.unplaced = true;
+        } else if version > max {
+            if version > max + 1 {
+                self.missing.push((max + 1, version - 1));
+            }
+            self.key.accepted_max = version;
+        } else {
+            let Some(at) = self.missing.iter().position(|&(from, to)| (from..=to).contains(&version)) else {
+                return false;
+            };
+            let (from, to) = self.missing[at];
+            let rest = [(from, version - 1), (version + 1, to)].into_iter().filter(|(from, to)| from <= to);
+            self.missing.splice(at..=at, rest);
+        }
+        true
+    }
+
+    /// Every version up to the highest was accepted.
+    fn whole(&self) -> bool {
+        self.key.accepted_max > 0 && self.missing.is_empty() && !self.key.unplaced
+    }
+
+    /// What the planes should show of it at the end; `None` where an outcome is unknown.
+    pub(super) fn expected(&self) -> Option<Expected> {
+        let Key { accepted_max: version, accepted_deleted: deleted, .. } = self.key;
+        self.whole().then_some(Expected { version, deleted })
+    }
+
     /// The short form, where nothing would be lost by it.
     pub(super) fn settled(&self, id: u128) -> Option<Settled> {
-        let Self { key, writes, early } = self;
-        let explained = key.accepted > 0
-            && key.accepted == key.accepted_max
+        let Self { key, writes, early, .. } = self;
+        let explained = self.whole()
             && key.seen == key.accepted_max
             && key.seen_deleted == key.accepted_deleted
             && key.seen < DELETED;

@@ -261,6 +261,52 @@ fn a_settled_key_keeps_every_promise() {
 }
 
 #[test]
+fn a_version_that_two_accepted_writes_were_given_is_named_whether_or_not_it_was_settled() {
+    // Settled; answered out of order, with a version missing; not seen yet.
+    let given: [&[u32]; 4] = [&[1, 2, 2], &[1, 3, 3], &[2, 2, 1], &[1, 5, 3, 3]];
+    for versions in given {
+        for seen in [false, true] {
+            let mut checker = Checker::new();
+            for (op, &version) in (1..).zip(versions) {
+                checker.accepted(Write { op, ..write(1, version) });
+                if seen && version == op as u32 {
+                    checker.seen(sight(1, version, 5_000));
+                }
+            }
+            assert_eq!(checker.violations().same_version, 1, "{versions:?}, seen: {seen}");
+            assert!(checker.examples()[0].starts_with("same_version: "), "{:?}", checker.examples());
+        }
+    }
+    let mut checker = Checker::new();
+    for version in [4, 1, 3, 2, 9, 7, 8, 5, 6, 0] {
+        checker.accepted(write(1, version));
+    }
+    assert_eq!(checker.violations().same_version, 0, "each once, in any order; a version that is not known is none");
+}
+
+#[test]
+fn a_write_that_a_settled_key_covers_was_not_visible_before_it_was_sent() {
+    // Of a settled key it is not kept when it was seen. What is said instead may be too late, and never too early.
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.seen(sight(1, 1, 5_000));
+    checker.accepted(write(2, 1));
+    checker.seen(sight(2, 1, 7_000));
+    checker.take_visible();
+    checker.accepted(Write { op: 9, ..write(1, 1) });
+    assert_eq!(times(&mut checker), [(1, 7_000)]);
+    assert_eq!((checker.outstanding(), checker.violations().same_version), (0, 1));
+    // A second deletion whose version is not known, of a key whose deletion is settled.
+    checker.accepted(delete(2, 2));
+    checker.seen(gone(2, 2, 8_000));
+    assert!(checker.open.is_empty());
+    checker.take_visible();
+    checker.accepted(delete(2, 0));
+    assert_eq!(times(&mut checker), [(0, 8_000)]);
+    assert_eq!(checker.violations().same_version, 1);
+}
+
+#[test]
 fn a_deletion_that_nobody_asked_for_is_a_phantom() {
     let mut checker = Checker::new();
     checker.accepted(write(1, 1));

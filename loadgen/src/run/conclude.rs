@@ -31,7 +31,10 @@ impl Running {
         let left = {
             let recorder = &self.judge.recorder;
             let entities = recorder.open_entities();
-            let unsure = |op: Option<u64>, id| op.is_some_and(|op| recorder.is_open(op)) || entities.contains(&id);
+            // What was not told to the checker explains what it can't.
+            let overrun = self.shared.overrun();
+            let unsure =
+                |op: Option<u64>, id| overrun || op.is_some_and(|op| recorder.is_open(op)) || entities.contains(&id);
             self.judge.checker.finish(lost, &unsure)
         };
         for write in &left.writes {
@@ -62,7 +65,7 @@ impl Running {
         let closed = self.options.load.closed;
         let mut achieved = if measured_s > 0.0 { counts.accepted as f64 / measured_s } else { 0.0 };
         achieved = (achieved * 1_000.0).round() / 1_000.0;
-        let interrupted = self.interrupted() && self.aborted.is_none();
+        let interrupted = self.interrupted() && self.aborted.is_none() && !self.shared.overrun();
         let slope = self.lag.slope(self.measure_from, ended);
         let offered = if closed { achieved } else { self.options.rate };
         let unsent = self.judge.recorder.unsent_count();
@@ -187,6 +190,15 @@ impl Running {
                 summary.object(Verdict::Invalid, reason);
             }
         }
+        if self.shared.overrun() {
+            let reason = format!(
+                "the checker could not keep up at this rate: {} batches of what the other threads saw waited for it; the run was ended, and what came after them is neither counted nor checked",
+                2 * self.options.queue_batches
+            );
+            summary.object(Verdict::Invalid, reason);
+            // What is outstanding, or was not accepted, may be what was not counted.
+            return;
+        }
         if let Some(check) = summary.cross_check
             && check.samples >= 20
             // A contradiction is a breach, and has been counted as one.
@@ -240,6 +252,9 @@ impl Running {
     fn compare_planes(&mut self, outstanding: u64, lost: bool) -> String {
         if self.options.load.no_verify {
             return "not asked for".to_owned();
+        }
+        if self.shared.overrun() {
+            return "no: the checker has not heard of every command".to_owned();
         }
         if outstanding > 0 && !lost {
             return "no: the view was still behind at the end of the drain".to_owned();

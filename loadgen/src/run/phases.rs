@@ -140,6 +140,12 @@ impl Running {
         let deadline = self.clock.now() + nanos(self.options.load.drain_timeout);
         let mut canaries = false;
         loop {
+            if self.shared.overrun() {
+                // Of what is open now nobody will hear: the rest of what was told is taken in, and that is all.
+                let until = self.clock.now() + SECOND;
+                self.wait_uninterrupted(until, |_| false)?;
+                return Ok((seconds(self.clock.now().saturating_sub(ended)), false));
+            }
             let done = |judge: &Judge| judge.heard.commands_idle && judge.checker.outstanding() == 0;
             let last = self.judge.last_visible();
             let quiet_at = (self.clock.now() + QUIET).min(deadline);

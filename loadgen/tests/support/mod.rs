@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Parser as _;
-use loadgen::journal::Shared;
+use loadgen::journal::{CHANNEL_BATCHES, Shared};
 use loadgen::options::{Load, RunOptions, Targets};
 use loadgen::run::{Finished, run};
 
@@ -50,6 +50,7 @@ pub fn options(stub: &Stub, line: &str) -> RunOptions {
         out: arguments.out,
         quiet: true,
         panel: false,
+        queue_batches: CHANNEL_BATCHES,
     }
 }
 

@@ -206,6 +206,11 @@ async fn answer(plane: Plane, state: Shared, request: Request<Incoming>) -> Resu
     let query = request.uri().query().unwrap_or("").to_owned();
     let header =
         |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    if path == "/metrics" {
+        let late = state.borrow().settings.faults.metrics_late;
+        tokio::time::sleep(late).await;
+        return Ok(problem(404, "not-found", ""));
+    }
     if header("authorization") != format!("Bearer {API_KEY}") {
         return Ok(problem(401, "unauthorized", ""));
     }
@@ -328,7 +333,9 @@ impl State {
             match self.signals.get(id) {
                 Some(signal) if !signal.deleted => {
                     let status = if method == Method::PATCH { 200 } else { 204 };
-                    (id.to_owned(), signal.version + 1, status)
+                    let number = self.counters.events.load(Ordering::Relaxed);
+                    let same = status == 200 && every(self.settings.faults.same_version_every, number);
+                    (id.to_owned(), signal.version + u64::from(!same), status)
                 }
                 _ => return (404, 0, Bytes::new()),
             }

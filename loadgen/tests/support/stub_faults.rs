@@ -33,6 +33,10 @@ pub struct Faults {
     pub overloaded: bool,
     /// Every n-th document differs between the planes at the end, without an event.
     pub corrupt_every: Option<u64>,
+    /// Every n-th update is answered with the version of the one before it.
+    pub same_version_every: Option<u64>,
+    /// Metrics are answered so much later: the generator's judge waits for them.
+    pub metrics_late: Duration,
     /// Time per command; the stub serves one at a time.
     pub service: Duration,
 }
