@@ -1,8 +1,8 @@
-//! A document as the view stores it, kept in the bytes that Redis sent.
+//! A document as the view stores it.
 
 use bytes::Bytes;
 
-use crate::view::keys::{CODE_NONE, DOCUMENT_HEAD, parse_document};
+use crate::view::keys::{CODE_NONE, parse_document};
 
 /// What the view holds of one entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,13 +16,12 @@ pub struct Document {
 }
 
 impl Document {
-    /// The document in a stored string, without copying its JSON; `None` for what no projector wrote.
+    /// The document in a stored string; `None` for what no projector wrote. Copied: a slow client must hold no more
+    /// than its document, and what Redis sent holds many.
     #[must_use]
-    pub fn of(stored: Vec<u8>) -> Option<Self> {
-        let (version, code, _) = parse_document(&stored)?;
-        let mut json = Bytes::from(stored);
-        let _ = json.split_to(DOCUMENT_HEAD);
-        Some(Self { version, code, json })
+    pub fn of(stored: &[u8]) -> Option<Self> {
+        let (version, code, json) = parse_document(stored)?;
+        Some(Self { version, code, json: Bytes::copy_from_slice(json) })
     }
 
     /// Whether the entity was deleted, by the change that made [`Document::version`].
@@ -38,11 +37,11 @@ mod tests {
 
     #[test]
     fn a_stored_string_is_a_document_a_tombstone_or_nothing() {
-        let document = Document::of(b"0000000000000010e{\"id\":1}".to_vec()).expect("a document");
+        let document = Document::of(b"0000000000000010e{\"id\":1}").expect("a document");
         assert_eq!((document.version, document.code, document.is_tombstone()), (16, b'e', false));
         assert_eq!(document.json, "{\"id\":1}");
-        let tombstone = Document::of(b"0000000000000002-".to_vec()).expect("a tombstone");
+        let tombstone = Document::of(b"0000000000000002-").expect("a tombstone");
         assert!(tombstone.is_tombstone() && tombstone.json.is_empty());
-        assert_eq!(Document::of(b"0000".to_vec()), None);
+        assert_eq!(Document::of(b"0000"), None);
     }
 }

@@ -1,17 +1,17 @@
 //! Documents out of the view: one round trip for any number of them, their partitions' headers included.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use contract::partition::Partition;
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisError, RedisResult};
 use uuid::Uuid;
 
 use crate::document::Document;
 use crate::link::Link;
 use crate::view::header::Header;
 use crate::view::keys::Keys;
+use crate::wire::{Commands, Values};
 
 /// How often a read looks again when the generation changed under it.
 const ROUNDS_MAX: usize = 4;
@@ -105,9 +105,8 @@ impl View {
     /// # Errors
     /// [`ReadError::NotReady`]: absent, not ready, of another run of the server, or of a history that
     /// the database has left.
-    pub fn check(&self, link: &Link, stored: &Value) -> Result<Header, ReadError> {
-        let Value::BulkString(bytes) = stored else { return Err(ReadError::NotReady) };
-        let header = Header::parse(bytes).map_err(|_| ReadError::NotReady)?;
+    pub fn check(&self, link: &Link, stored: Option<&[u8]>) -> Result<Header, ReadError> {
+        let header = Header::parse(stored.ok_or(ReadError::NotReady)?).map_err(|_| ReadError::NotReady)?;
         if header.serves_on(&link.run_id) && header.history >= self.history.load(Relaxed) {
             Ok(header)
         } else {
@@ -120,58 +119,55 @@ impl View {
     ///
     /// # Errors
     /// The inner ones are [`ReadError::NotReady`], partition by partition; the outer one is Redis'.
-    pub async fn fetch(
-        &self,
-        link: &mut Link,
-        wants: &[(Partition, Uuid)],
-    ) -> RedisResult<Vec<Result<Found, ReadError>>> {
+    pub async fn fetch(&self, link: &Link, wants: &[(Partition, Uuid)]) -> RedisResult<Vec<Result<Found, ReadError>>> {
         let mut found: Vec<Result<Found, ReadError>> = vec![Err(ReadError::NotReady); wants.len()];
-        let mut open: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
-        for (place, (partition, _)) in wants.iter().enumerate() {
-            open.entry(*partition).or_default().push(place);
-        }
+        let mut open: Vec<usize> = (0..wants.len()).collect();
+        open.sort_by_key(|place| wants[*place].0);
+        let mut id = [0; 36];
         for _ in 0..ROUNDS_MAX {
             if open.is_empty() {
                 break;
             }
-            let mut pipeline = redis::Pipeline::with_capacity(open.len());
-            let mut tried = Vec::with_capacity(open.len());
-            for (partition, places) in &open {
-                let generation = self.generation(*partition);
-                tried.push(generation);
-                let command = pipeline.cmd("MGET").arg(self.keys.header(*partition));
-                let mut key = self.keys.generation(*partition, generation);
-                key.push_str("d:");
-                let stem = key.len();
-                let mut id = [0; 36];
+            let mut commands = Commands::default();
+            // With the generation that the names were made of.
+            let mut asked: Vec<(&[usize], u64)> = Vec::with_capacity(8);
+            for places in open.chunk_by(|a, b| wants[*a].0 == wants[*b].0) {
+                let partition = wants[places[0]].0;
+                let generation = self.generation(partition);
+                asked.push((places, generation));
+                let mut stem = self.keys.generation(partition, generation);
+                stem.push_str("d:");
+                commands.command(2 + places.len(), "MGET").arg(self.keys.header(partition).as_bytes());
                 for place in places {
-                    key.truncate(stem);
-                    key.push_str(wants[*place].1.hyphenated().encode_lower(&mut id));
-                    command.arg(&key);
+                    let id = wants[*place].1.hyphenated().encode_lower(&mut id);
+                    commands.joined(stem.as_bytes(), id.as_bytes());
                 }
             }
-            let answers: Vec<Value> = pipeline.query_async(&mut link.connection).await?;
-            let asked = std::mem::take(&mut open);
-            for (((partition, places), generation), answer) in asked.into_iter().zip(tried).zip(answers) {
-                let Value::Array(values) = answer else { return Err(unexpected()) };
-                let mut values = values.into_iter();
-                let header = match self.check(link, &values.next().unwrap_or_default()) {
-                    Ok(header) => Arc::new(header),
-                    Err(_) => continue,
-                };
-                if header.generation != generation {
+            let answer = link.wire.ask(commands).await?;
+            let mut values = Values::of(&answer);
+            let mut changed = Vec::new();
+            for (places, generation) in asked {
+                if values.array()? != Some(1 + places.len()) {
+                    return Err(unexpected());
+                }
+                let header = self.check(link, values.string()?).map(Arc::new);
+                let partition = wants[places[0]].0;
+                if let Ok(header) = &header
+                    && header.generation != generation
+                {
                     self.saw(partition, header.generation);
-                    open.insert(partition, places);
-                    continue;
+                    changed.extend_from_slice(places);
                 }
-                for (place, value) in places.into_iter().zip(values) {
-                    let document = match value {
-                        Value::BulkString(stored) => Document::of(stored),
-                        _ => None,
-                    };
-                    found[place] = Ok(Found { document, header: Arc::clone(&header) });
+                for place in places {
+                    let document = values.string()?.and_then(Document::of);
+                    if let Ok(header) = &header
+                        && header.generation == generation
+                    {
+                        found[*place] = Ok(Found { document, header: Arc::clone(header) });
+                    }
                 }
             }
+            open = changed;
         }
         Ok(found)
     }

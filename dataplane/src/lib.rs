@@ -39,6 +39,7 @@ pub mod verify;
 pub mod view;
 pub mod watch;
 pub mod watermarks;
+pub mod wire;
 
 pub use project::project;
 pub use serve::{ReadSettings, Readings, serve_reads};

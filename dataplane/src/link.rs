@@ -1,11 +1,12 @@
 //! The view server's connections to Redis: made by hand, so that none is silently another server's.
 //!
-//! *Input*: failures reported by whoever used a link. *Output*: the present link, or none. *Bound*: one
-//! connection. *On shutdown*: ends at once.
+//! *Input*: failures reported by whoever used a link. *Output*: the present link, or none. *Bound*: two
+//! connections. *On shutdown*: ends at once.
 //!
 //! Every connection asks for the server's run id before anything else: a view written on another run
 //! may have forgotten what came after it, and must not be served.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,15 +15,19 @@ use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
 use runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 
+use crate::wire::Wire;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// One connection to one run of a Redis server.
+/// The connections to one run of a Redis server; they never connect again by themselves.
 #[derive(Clone)]
 pub struct Link {
-    /// The connection; it never connects again by itself.
+    /// The one for all that is not read often.
     pub connection: MultiplexedConnection,
+    /// The one for documents and lists.
+    pub wire: Wire,
     /// The server's run id.
     pub run_id: Arc<str>,
     serial: u64,
@@ -38,18 +43,20 @@ impl std::fmt::Debug for Link {
 /// the connection's loss.
 ///
 /// # Errors
-/// Redis is away, refuses, or says no run id.
+/// Redis is away, refuses, or the two connections reach no run of it or different ones.
 pub async fn connect(client: &Client, response_timeout: Option<Duration>) -> RedisResult<Link> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(response_timeout);
+    let wire = Wire::connect(client.get_connection_info(), response_timeout);
+    let wire = tokio::time::timeout(CONNECT_TIMEOUT, wire).await;
+    let (wire, run_id) = wire.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim);
-    let run_id = run_id
-        .filter(|run_id| !run_id.is_empty())
-        .ok_or_else(|| RedisError::from((redis::ErrorKind::UnexpectedReturnType, "INFO names no run_id")))?;
-    Ok(Link { connection, run_id: run_id.into(), serial: 0 })
+    if !info.lines().any(|line| line.strip_prefix("run_id:").map(str::trim) == Some(&*run_id)) {
+        return Err(io::Error::other("Redis was started again between two connections").into());
+    }
+    Ok(Link { connection, wire, run_id, serial: 0 })
 }
 
 /// The present link, shared by all who read.

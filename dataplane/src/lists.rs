@@ -9,7 +9,7 @@ use std::sync::Arc;
 use contract::partition::{Partition, Topic};
 use contract::query::{After, Filter, Order};
 use contract::signal::Priority;
-use redis::{RedisResult, Value};
+use redis::RedisResult;
 use uuid::Uuid;
 
 use crate::document::Document;
@@ -18,6 +18,7 @@ use crate::link::{Link, Links};
 use crate::pulse::partitions_of;
 use crate::view::header::Header;
 use crate::view::keys::{CODE_PLAIN, parse_signal_code, signal_code};
+use crate::wire::{Commands, Values};
 
 /// Documents of one round trip: a page of the largest ones must not be one answer.
 const DOCUMENTS_MAX: usize = 128;
@@ -89,9 +90,9 @@ impl Listing {
         after: Option<After>,
     ) -> Result<Page, ReadError> {
         for _ in 0..TRIES_MAX {
-            let mut link = links.current().ok_or(ReadError::Away)?;
+            let link = links.current().ok_or(ReadError::Away)?;
             let page = self
-                .attempt(view, &mut link, signals, limit, after)
+                .attempt(view, &link, signals, limit, after)
                 .await
                 .map_err(|error| if links.report(&link, &error) { ReadError::Away } else { ReadError::NotReady })?;
             if let Some(page) = page? {
@@ -105,7 +106,7 @@ impl Listing {
     async fn attempt(
         &self,
         view: &View,
-        link: &mut Link,
+        link: &Link,
         signals: u16,
         limit: usize,
         mut after: Option<After>,
@@ -131,10 +132,10 @@ impl Listing {
                         Ok(found) => found,
                         Err(error) => return Ok(Err(error)),
                     };
-                    if header.generation != page.headers[&candidate.partition].generation {
-                        return Ok(Ok(None));
+                    match page.headers.get_mut(&candidate.partition) {
+                        Some(seen) if seen.generation == header.generation => *seen = header,
+                        _ => return Ok(Ok(None)),
                     }
-                    page.headers.insert(candidate.partition, header);
                     if let Some(document) = document.filter(|document| self.still_has(candidate, document)) {
                         page.items.push((candidate.id, document));
                     }
@@ -197,7 +198,7 @@ impl Listing {
     async fn candidates(
         &self,
         view: &View,
-        link: &mut Link,
+        link: &Link,
         signals: u16,
         most: usize,
         after: Option<After>,
@@ -256,7 +257,7 @@ impl Listing {
     async fn ask(
         &self,
         view: &View,
-        link: &mut Link,
+        link: &Link,
         partitions: &[Partition],
         codes: &[(u8, u8)],
         each: usize,
@@ -264,29 +265,37 @@ impl Listing {
     ) -> RedisResult<Result<Option<(Vec<Vec<Candidate>>, Headers)>, ReadError>> {
         let newest_first = self.order == Order::CreatedDescending;
         let (command, open, end) =
-            if newest_first { ("ZREVRANGEBYLEX", &b"+"[..], "-") } else { ("ZRANGEBYLEX", &b"-"[..], "+") };
+            if newest_first { ("ZREVRANGEBYLEX", &b"+"[..], b"-") } else { ("ZRANGEBYLEX", &b"-"[..], b"+") };
         let bound = after.map(|after| [&b"("[..], after.id.as_bytes()].concat());
-        let mut pipeline = redis::Pipeline::with_capacity(partitions.len() * (codes.len() + 3));
+        let each = each.to_string();
+        let mut commands = Commands::default();
         // Read once: what the keys name is what the header has to say.
         let generations: Vec<u64> = partitions.iter().map(|partition| view.generation(*partition)).collect();
         for (partition, generation) in partitions.iter().zip(&generations) {
             // A transaction each, not one for all: their keys may lie on different servers one day.
-            pipeline.cmd("MULTI").ignore().cmd("GET").arg(view.keys.header(*partition)).ignore();
+            commands.command(1, "MULTI").command(2, "GET").arg(view.keys.header(*partition).as_bytes());
             for (code, _) in codes {
                 let bounded =
                     after.is_some_and(|after| self.order != Order::Priority || priority_of(*code) == after.priority);
                 let start = bound.as_deref().filter(|_| bounded).unwrap_or(open);
                 let index = view.keys.index(*partition, *generation, *code);
-                pipeline.cmd(command).arg(index).arg(start).arg(end).arg("LIMIT").arg(0).arg(each).ignore();
+                commands.command(7, command).arg(index.as_bytes()).arg(start).arg(end);
+                commands.arg(b"LIMIT").arg(b"0").arg(each.as_bytes());
             }
-            pipeline.cmd("EXEC");
+            commands.command(1, "EXEC");
         }
-        let answers: Vec<Value> = pipeline.query_async(&mut link.connection).await?;
+        let answer = link.wire.ask(commands).await?;
+        let mut values = Values::of(&answer);
         let (mut sets, mut headers, mut changed) = (Vec::new(), Headers::new(), false);
-        for ((partition, generation), answer) in partitions.iter().zip(generations).zip(answers) {
-            let Value::Array(parts) = answer else { return Err(unexpected()) };
-            let mut parts = parts.into_iter();
-            let header = match view.check(link, &parts.next().unwrap_or_default()) {
+        for (partition, generation) in partitions.iter().zip(generations) {
+            // What was queued: MULTI itself, the header, the sets.
+            for _ in 0..2 + codes.len() {
+                values.done()?;
+            }
+            if values.array()? != Some(1 + codes.len()) {
+                return Err(unexpected());
+            }
+            let header = match view.check(link, values.string()?) {
                 Ok(header) => Arc::new(header),
                 Err(error) => return Ok(Err(error)),
             };
@@ -295,19 +304,18 @@ impl Listing {
                 changed = true;
             }
             headers.insert(*partition, header);
-            for ((code, _), ids) in codes.iter().zip(parts) {
-                let Value::Array(ids) = ids else { return Err(unexpected()) };
-                let set: Option<Vec<Candidate>> = ids.iter().map(|id| candidate(id, *code, *partition)).collect();
-                sets.push(set.ok_or_else(unexpected)?);
+            for (code, _) in codes {
+                let ids = values.array()?.ok_or_else(unexpected)?;
+                let mut set = Vec::with_capacity(ids);
+                for _ in 0..ids {
+                    let id = values.string()?.and_then(|id| Uuid::from_slice(id).ok()).ok_or_else(unexpected)?;
+                    set.push(Candidate { id, code: *code, partition: *partition });
+                }
+                sets.push(set);
             }
         }
         Ok(Ok((!changed).then_some((sets, headers))))
     }
-}
-
-fn candidate(id: &Value, code: u8, partition: Partition) -> Option<Candidate> {
-    let Value::BulkString(id) = id else { return None };
-    Some(Candidate { id: Uuid::from_slice(id).ok()?, code, partition })
 }
 
 /// The place of a priority among the groups of an order by it.

@@ -120,7 +120,7 @@ async fn run(view: Arc<View>, links: Links, mut jobs: mpsc::Receiver<Job>) {
         close(&mut waiting, &mut round);
         #[allow(clippy::cast_precision_loss)]
         ROUND_SIZE.observe(round.len() as f64);
-        let Some(mut link) = links.current() else {
+        let Some(link) = links.current() else {
             fail(&mut round, ReadError::Away, "away");
             continue;
         };
@@ -134,7 +134,7 @@ async fn run(view: Arc<View>, links: Links, mut jobs: mpsc::Receiver<Job>) {
         }
         let first_entity = wants.len();
         wants.extend(round.iter().flat_map(|job| &job.entities));
-        let mut found = match view.fetch(&mut link, &wants).await {
+        let mut found = match view.fetch(&link, &wants).await {
             Ok(found) => found,
             Err(error) => {
                 links.report(&link, &error);

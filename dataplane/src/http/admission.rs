@@ -52,7 +52,8 @@ impl DataPlane {
             if let Some(demand) = self.demand(tokens)?.ok().and_then(|demand| demand.of_keys())
                 && let Ok((wait, _)) = wait(headers)
             {
-                match self.tokens.met(&demand, arrived + wait).await {
+                // On the heap, as below: every read would carry the wait of those few around.
+                match Box::pin(self.tokens.met(&demand, arrived + wait)).await {
                     Ok(()) | Err(crate::token_wait::WaitError::Refused(_)) => {}
                     // Nobody yet: not even whose event is parked may be told.
                     Err(error) => return Err(with_preference(unmet_plainly(error), headers)),
@@ -87,9 +88,9 @@ impl DataPlane {
         }
         let tokens = tokens.as_ref().map_err(|error| Problem::new(&BAD_TOKEN, error.to_string()))?;
         let demand = self.demand(tokens)??;
-        match self.tokens.met(&demand, admitted.arrived + wait).await {
+        match Box::pin(self.tokens.met(&demand, admitted.arrived + wait)).await {
             Ok(()) => Ok(applied),
-            Err(error) => Err(with_preference(self.unmet(error).await, headers)),
+            Err(error) => Err(with_preference(Box::pin(self.unmet(error)).await, headers)),
         }
     }
 }

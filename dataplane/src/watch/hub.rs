@@ -154,8 +154,8 @@ impl Hub {
             let partition = |index: &usize| Partition { topic: self.topic, index: u16::try_from(*index).unwrap_or(0) };
             (position.base, state.unseen.keys().map(|index| (partition(index), Uuid::nil())).collect::<Vec<_>>())
         };
-        let Some(mut link) = links.current() else { return };
-        let found = match view.fetch(&mut link, &wants).await {
+        let Some(link) = links.current() else { return };
+        let found = match view.fetch(&link, &wants).await {
             Ok(found) => found,
             Err(error) => {
                 links.report(&link, &error);

@@ -33,12 +33,12 @@ pub struct LookedUp {
 pub async fn look_up(view: &View, links: &Links, topic: Topic, changes: &[Merged]) -> Result<LookedUp, ReadError> {
     let mut looked = LookedUp { latest: Vec::with_capacity(changes.len()), marks: HashMap::new() };
     for some in changes.chunks(LOOKUP_MAX) {
-        let mut link = links.current().ok_or(ReadError::Away)?;
+        let link = links.current().ok_or(ReadError::Away)?;
         let wants: Vec<(Partition, Uuid)> = some
             .iter()
             .map(|change| (Partition { topic, index: u16::try_from(change.index).unwrap_or(0) }, change.id))
             .collect();
-        let found = view.fetch(&mut link, &wants).await.map_err(|error| {
+        let found = view.fetch(&link, &wants).await.map_err(|error| {
             links.report(&link, &error);
             ReadError::Away
         })?;

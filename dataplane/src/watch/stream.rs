@@ -358,8 +358,8 @@ impl Watch {
         let nobody = partitions_of(self.hub.topic, self.signals).into_iter().map(|partition| (partition, Uuid::nil()));
         let nobody: Vec<_> = nobody.collect();
         loop {
-            if let Some(mut link) = self.links.current() {
-                match self.view.fetch(&mut link, &nobody).await {
+            if let Some(link) = self.links.current() {
+                match self.view.fetch(&link, &nobody).await {
                     Ok(found) => {
                         if let Ok(found) = found.into_iter().collect::<Result<Vec<_>, _>>() {
                             let marks = found.iter().map(|found| mark(&found.header)).collect();
@@ -434,7 +434,7 @@ impl Watch {
         let partition = Partition::of(self.hub.topic, id, self.signals);
         loop {
             let found = match self.links.current() {
-                Some(mut link) => match self.view.fetch(&mut link, &[(partition, id)]).await {
+                Some(link) => match self.view.fetch(&link, &[(partition, id)]).await {
                     Ok(mut found) => found.pop().unwrap_or(Err(ReadError::NotReady)),
                     Err(error) => {
                         self.links.report(&link, &error);

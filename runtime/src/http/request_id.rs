@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// `X-Request-Id`.
@@ -11,7 +10,14 @@ pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of one request: the caller's, or one made here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(HeaderValue);
+pub struct RequestId(Id);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Id {
+    Given(HeaderValue),
+    /// Digits. No value of a header yet: clones of such a one share, and so allocate.
+    Made([u8; 16]),
+}
 
 impl RequestId {
     /// The request's own `X-Request-Id` when it is one value of 1 to 128 printable ASCII characters,
@@ -23,7 +29,7 @@ impl RequestId {
             (Some(value), None)
                 if (1..=128).contains(&value.len()) && value.as_bytes().iter().all(|b| (0x20..=0x7e).contains(b)) =>
             {
-                Self(value.clone())
+                Self(Id::Given(value.clone()))
             }
             _ => Self::make(),
         }
@@ -34,21 +40,26 @@ impl RequestId {
     pub fn make() -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let random = random();
-        let digits: [u8; 16] = std::array::from_fn(|i| HEX[(random >> (60 - 4 * i)) as usize & 15]);
-        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&digits));
-        Self(value.expect("hexadecimal digits are a header value"))
+        Self(Id::Made(std::array::from_fn(|i| HEX[(random >> (60 - 4 * i)) as usize & 15])))
     }
 
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.to_str().expect("checked to be printable ASCII")
+        let bytes = match &self.0 {
+            Id::Given(value) => value.as_bytes(),
+            Id::Made(digits) => digits,
+        };
+        std::str::from_utf8(bytes).expect("checked to be printable ASCII")
     }
 
     /// As a header's value.
     #[must_use]
     pub fn value(&self) -> HeaderValue {
-        self.0.clone()
+        match &self.0 {
+            Id::Given(value) => value.clone(),
+            Id::Made(digits) => HeaderValue::from_bytes(digits).expect("hexadecimal digits are a header value"),
+        }
     }
 }
 
