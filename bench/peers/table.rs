@@ -122,7 +122,7 @@ impl Table {
 
     /// Says, before everything else, that a part failed.
     pub fn fail(&mut self, part: &'static str, why: impl Into<String>) {
-        self.failed.push(Failed { part, why: why.into() });
+        self.failed.push(Failed { part, why: one_line(&why.into()) });
     }
 
     /// Adds a round of a subject in which nothing was measured, and says why in its rows.
@@ -184,7 +184,7 @@ impl Table {
 
     /// Says in the rows of a subject what is wrong with a round of it.
     pub fn remark(&mut self, part: &'static str, subject: &str, text: impl Into<String>) {
-        let text = text.into();
+        let text = one_line(&text.into());
         self.notes.push(format!("{part}, {subject}: {text}"));
         self.remarks.push(Remark { part, subject: subject.to_owned(), text });
     }
@@ -277,6 +277,11 @@ impl Table {
     }
 }
 
+/// A row of a table has one line: the log of a program that failed has several.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/")
+}
+
 /// The middle value, or the mean of the two in the middle, of those that are there; `None` where none is.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
@@ -362,11 +367,11 @@ mod tests {
     fn a_part_that_failed_is_named_first_and_what_was_measured_of_it_is_on_disk() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut table = Table::in_folder(folder.path());
-        table.miss("part", "a", 1, "it did not start", &[("rate", "1/s")]);
+        table.miss("part", "a", 1, "it did\nnot | start", &[("rate", "1/s")]);
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("written");
-        let row = "| part | a | rate | not measured | 1/s | - (1 of 1 left out); round 1 failed: it did not start |";
+        let row = "| part | a | rate | not measured | 1/s | - (1 of 1 left out); round 1 failed: it did not / start |";
         assert!(read("table.md").contains(row), "{}", read("table.md"));
-        assert!(read("figures.json").contains("it did not start"));
+        assert!(read("figures.json").contains("it did not / start"));
         table.fail("part", "it did not start");
         assert!(table.markdown().starts_with("**`part` failed**"), "{}", table.markdown());
     }
