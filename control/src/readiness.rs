@@ -88,7 +88,7 @@ async fn ping(store: &Store) -> Check {
 }
 
 fn combine(postgres: Check, relay: &RelayStatus, in_state: Duration) -> Readiness {
-    let relay = relay_check(relay, in_state);
+    let relay = relay_check(relay, in_state, postgres.ok);
     let status = match (postgres.ok, relay.ok) {
         (true, true) => Status::Ready,
         (true, false) => Status::Degraded,
@@ -97,20 +97,23 @@ fn combine(postgres: Check, relay: &RelayStatus, in_state: Duration) -> Readines
     Readiness { status, checks: BTreeMap::from([("postgres", postgres), ("relay", relay)]) }
 }
 
-fn relay_check(relay: &RelayStatus, in_state: Duration) -> Check {
+fn relay_check(relay: &RelayStatus, in_state: Duration, takes_commands: bool) -> Check {
     // A broker that went before the first watermark leaves none to be old.
     let silence_ms = relay.watermark_age_ms().unwrap_or(i64::try_from(in_state.as_millis()).unwrap_or(i64::MAX));
     let late = Some(silence_ms).filter(|age| relay.state == RelayState::Streaming && *age > WATERMARK_LATE_MS);
     let mut detail = match relay.state {
         RelayState::Standby => "standby: another process relays".to_owned(),
         RelayState::Streaming => "streaming".to_owned(),
-        state => format!("{state}: commands are accepted, their events wait"),
+        state if takes_commands => format!("{state}: commands are accepted, their events wait"),
+        state => state.to_string(),
     };
     if !relay.detail.is_empty() {
         detail = format!("{detail}; {}", relay.detail);
     }
     if let Some(age) = late {
-        detail = format!("{detail}; no watermark for {age} ms");
+        detail = format!(
+            "{detail}; no watermark for {age} ms: the broker does not acknowledge, or Postgres' stream stands still"
+        );
     }
     Check { ok: relay.state.is_fine() && late.is_none(), detail }
 }

@@ -157,7 +157,8 @@ fn readiness(pulse: &Pulse, projector: Option<&watch::Receiver<ProjectorStatus>>
     let mut degraded = false;
     if let Some(projector) = projector {
         let status = projector.borrow();
-        let wrong = status.broker_error.clone().or_else(|| status.redis_error.clone());
+        let of_broker = |error: &String| format!("the broker does not answer: {error}");
+        let wrong = status.broker_error.as_ref().map(of_broker).or_else(|| status.redis_error.clone());
         let wrong = wrong.or_else(|| status.waiting_for.as_ref().map(|what| format!("waits for {what}")));
         degraded = wrong.is_some();
         checks

@@ -5,14 +5,19 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::account::Account;
 use crate::error::{IoContext, LaunchError, Result};
-use crate::process::{Launch, run};
+use crate::probe::PATIENCE;
+use crate::process::{Launch, Process, run};
+use crate::wait::until;
 
 const OLDEST_MAJOR: u32 = 15;
+/// How long a killed server may stay a zombie.
+const REAPED: Duration = Duration::from_secs(10);
 const SUPERUSER: &str = "postgres";
 /// The role and the database of the planes.
 pub(crate) const ROLE: &str = "nexus";
@@ -55,7 +60,24 @@ impl Postgres {
         }
         let settings = data.join("nexus.conf");
         std::fs::write(&settings, self.settings()).context(|| format!("can't write {}", settings.display()))?;
-        self.account.own(&settings)
+        self.account.own(&settings)?;
+        self.wait_for_the_killed().await;
+        Ok(())
+    }
+
+    /// A killed server is a zombie until its parent has taken note, and Postgres takes that for one that runs: it refuses to
+    /// start. Waits until it is gone; where nobody ever takes note, Postgres' own message tells.
+    async fn wait_for_the_killed(&self) {
+        let pid = || -> Option<u32> {
+            let text = std::fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+            text.lines().next()?.trim().parse().ok()
+        };
+        let is_zombie = |pid: u32| Path::new(&format!("/proc/{pid}")).exists() && Process::of(pid).is_none();
+        let _gone_or_not = until("the killed Postgres to be gone", REAPED, async || match pid() {
+            Some(pid) if is_zombie(pid) => None,
+            _ => Some(()),
+        })
+        .await;
     }
 
     async fn make_cluster(&self, data: &Path) -> Result<()> {
@@ -124,8 +146,12 @@ impl Postgres {
     }
 
     pub async fn is_ready(&self) -> bool {
-        let Ok(mut connection) = PgConnection::connect(&self.admin_url("postgres")).await else { return false };
-        connection.execute("SELECT 1").await.is_ok()
+        let asked = async {
+            let mut connection = PgConnection::connect(&self.admin_url("postgres")).await?;
+            connection.execute("SELECT 1").await
+        };
+        // A frozen one takes connections and never answers.
+        matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Ok(_)))
     }
 
     /// Makes the role and the database of the planes unless they are there.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An answer over HTTP/1.1.
 #[derive(Clone, Debug)]

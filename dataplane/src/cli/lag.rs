@@ -137,7 +137,8 @@ impl Lag {
         parts.extend(self.unreadable());
         // A partition that another process projects has no number here, and the sum none either.
         if let Some(total) = self.partitions.iter().map(|one| one.lag_events).sum::<Option<u64>>() {
-            parts.push(format!("lag {total} events"));
+            // What was not announced is not counted.
+            parts.push(format!("lag {}{total} events", if self.is_silent() { "of at least " } else { "" }));
         }
         parts.push(match &self.freshness {
             None => "freshness unknown: no watermark yet".to_owned(),

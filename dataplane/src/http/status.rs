@@ -154,7 +154,11 @@ fn partition_page(partition: Partition, pulse: &Pulse, status: Option<&Partition
         log_end: mine
             .filter(|status| status.log_end >= 0)
             .map(|status| LogEnd { seq: status.seq_end, offset: status.log_end }),
-        lag_events: mine.map(|status| status.lag),
+        // As of the checkpoint that stands beside it, which may be a moment older than what the projector knows.
+        lag_events: mine.map(|status| match header {
+            Some(header) if header.epoch == status.epoch => status.seq_end.saturating_sub(header.seq),
+            _ => status.lag,
+        }),
         parked: pulse.parked.get(&partition).copied().unwrap_or(0),
         state: status.map(|status| status.state),
         detail: mine.and_then(|status| status.reason.clone()),
