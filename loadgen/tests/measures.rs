@@ -6,14 +6,16 @@ use loadgen::clock::MILLISECOND;
 use loadgen::recorder::Measure;
 use loadgen::summary::Verdict;
 use std::time::Duration;
-use support::stub::{Faults, Settings, Stub};
-use support::{alone, go, go_on_both, stub};
+use support::stub::{Faults, Settings};
+use support::{alone, stub, undisturbed, undisturbed_with};
 
 #[test]
 fn a_clean_run_passes_and_counts_every_command() {
     let _alone = alone();
-    let stub = stub(Faults::default());
-    let summary = go(&stub, "--rate 500 --duration 3s --reads 200 --slo l2c:p50<20ms --slo lost==0").summary;
+    let summary =
+        undisturbed(&Faults::default(), "--rate 500 --duration 3s --reads 200 --slo l2c:p50<20ms --slo lost==0")
+            .1
+            .summary;
     assert_eq!(summary.verdict, Verdict::Pass, "{:?}", summary.reasons);
     assert_eq!((summary.sent, summary.accepted, summary.preloaded), (1_500, 1_500, 200));
     assert_eq!(summary.l2c.unwrap().count, 1_500);
@@ -30,8 +32,8 @@ fn a_stall_of_200_ms_is_in_response_time_and_l2c_as_the_stall_it_is() {
     let _alone = alone();
     let stall = Duration::from_millis(200);
     // 200 preloaded, 250 of the warm-up, then a second of the measured phase.
-    let stub = stub(Faults { stall: Some((950, stall)), ..Faults::default() });
-    let finished = go(&stub, "--rate 500 --duration 4s");
+    let finished =
+        undisturbed(&Faults { stall: Some((950, stall)), ..Faults::default() }, "--rate 500 --duration 4s").1;
     for measure in [Measure::Command, Measure::L2c] {
         let histogram = finished.recorder.total().of(measure);
         let max_ms = histogram.max() as f64 / 1e6;
@@ -66,8 +68,11 @@ fn a_judge_that_falls_behind_ends_the_run_as_not_valid_and_delays_no_command() {
 #[test]
 fn planted_loss_is_reported_as_exactly_that_many_lost() {
     let _alone = alone();
-    let stub = stub(Faults { lose_every: Some(50), ..Faults::default() });
-    let summary = go(&stub, "--rate 500 --duration 3s --mix create=80,update=20 --drain-timeout 20s").summary;
+    let (stub, finished) = undisturbed(
+        &Faults { lose_every: Some(50), ..Faults::default() },
+        "--rate 500 --duration 3s --mix create=80,update=20 --drain-timeout 20s",
+    );
+    let summary = finished.summary;
     let lost = stub.counters.lost.load(std::sync::atomic::Ordering::Relaxed);
     assert!(lost > 10);
     assert_eq!(summary.verdict, Verdict::Incorrect);
@@ -79,8 +84,12 @@ fn planted_loss_is_reported_as_exactly_that_many_lost() {
 #[test]
 fn above_capacity_a_run_says_unsustainable_and_shows_service_time_beside_response_time() {
     let _alone = alone();
-    let stub = stub(Faults { service: Duration::from_millis(2), ..Faults::default() });
-    let summary = go(&stub, "--rate 1000 --duration 3s --preload 50 --warmup 0s --drain-timeout 30s").summary;
+    let summary = undisturbed(
+        &Faults { service: Duration::from_millis(2), ..Faults::default() },
+        "--rate 1000 --duration 3s --preload 50 --warmup 0s --drain-timeout 30s",
+    )
+    .1
+    .summary;
     assert_eq!(summary.verdict, Verdict::SloFailed, "{:?}", summary.reasons);
     assert!(summary.reasons.iter().any(|reason| reason.starts_with("unsustainable")), "{:?}", summary.reasons);
     let (command, service) = (summary.command.unwrap(), summary.service.unwrap());
@@ -90,8 +99,7 @@ fn above_capacity_a_run_says_unsustainable_and_shows_service_time_beside_respons
 #[test]
 fn commands_that_are_refused_are_counted_and_make_the_rate_unsustainable() {
     let _alone = alone();
-    let stub = stub(Faults { overloaded: true, ..Faults::default() });
-    let summary = go(&stub, "--rate 500 --duration 3s").summary;
+    let summary = undisturbed(&Faults { overloaded: true, ..Faults::default() }, "--rate 500 --duration 3s").1.summary;
     assert_eq!(summary.verdict, Verdict::SloFailed);
     assert!(summary.refused > 500, "{}", summary.refused);
     assert_eq!(summary.sent, summary.accepted + summary.refused);
@@ -100,10 +108,9 @@ fn commands_that_are_refused_are_counted_and_make_the_rate_unsustainable() {
 #[test]
 fn batches_count_as_their_commands() {
     let _alone = alone();
-    let stub = stub(Faults::default());
     let line =
         "--rate 1000 --duration 3s --mix create=30,update=20,batch=50 --batch-size 20 --keys zipf --arrivals poisson";
-    let summary = go(&stub, line).summary;
+    let summary = undisturbed(&Faults::default(), line).1.summary;
     assert_eq!(summary.violations.total(), 0, "{:?}", summary.examples);
     assert!((2_000..4_000).contains(&summary.sent), "{}", summary.sent);
     assert_eq!(summary.accepted, summary.sent);
@@ -114,8 +121,7 @@ fn batches_count_as_their_commands() {
 #[test]
 fn the_closed_model_is_labelled() {
     let _alone = alone();
-    let stub = stub(Faults::default());
-    let summary = go(&stub, "--rate 1 --closed --duration 2s --connections 2").summary;
+    let summary = undisturbed(&Faults::default(), "--rate 1 --closed --duration 2s --connections 2").1.summary;
     assert_eq!(summary.verdict, Verdict::Pass, "{:?}", summary.reasons);
     assert!(summary.mode.starts_with("closed"));
     assert!(summary.achieved_per_s > 100.0);
@@ -124,8 +130,7 @@ fn the_closed_model_is_labelled() {
 #[test]
 fn an_objective_with_abort_ends_the_run() {
     let _alone = alone();
-    let stub = stub(Faults::default());
-    let summary = go(&stub, "--rate 200 --duration 30s --slo l2c:p50<0.1ms,abort=2s").summary;
+    let summary = undisturbed(&Faults::default(), "--rate 200 --duration 30s --slo l2c:p50<0.1ms,abort=2s").1.summary;
     assert_eq!(summary.verdict, Verdict::SloFailed);
     assert!(summary.measured_s < 10.0, "{}", summary.measured_s);
     assert!(summary.reasons.iter().any(|reason| reason.starts_with("aborted")), "{:?}", summary.reasons);
@@ -135,8 +140,12 @@ fn an_objective_with_abort_ends_the_run() {
 fn of_two_view_servers_the_slower_one_is_the_latency_and_each_has_its_own_percentiles() {
     let _alone = alone();
     let late = Duration::from_millis(30);
-    let stub = stub(Faults { second_late: late, ..Faults::default() });
-    let summary = go_on_both(&stub, "--rate 400 --duration 3s --reads 100").summary;
+    let (stub, finished) = undisturbed_with(
+        &Settings { delay: Duration::from_millis(2), faults: Faults { second_late: late, ..Faults::default() } },
+        "--rate 400 --duration 3s --reads 100",
+        true,
+    );
+    let summary = finished.summary;
     assert_eq!(summary.verdict, Verdict::Pass, "{:?} {:?}", summary.reasons, summary.examples);
     let [first, second] = &summary.l2c_by_view[..] else { panic!("{:?}", summary.l2c_by_view) };
     assert!(stub.view.ends_with(&first.view) && stub.second_view.ends_with(&second.view));
@@ -151,9 +160,9 @@ fn of_two_view_servers_the_slower_one_is_the_latency_and_each_has_its_own_percen
 fn a_watch_that_tells_late_makes_the_run_invalid_and_a_little_late_is_stated() {
     let _alone = alone();
     let check = |every, late_ms| {
-        let stub = stub(Faults { watch_late: Some((every, Duration::from_millis(late_ms))), ..Faults::default() });
+        let faults = Faults { watch_late: Some((every, Duration::from_millis(late_ms))), ..Faults::default() };
         // 20 samples of brackets at least: there are ten a second from 1,000/s on.
-        let summary = go(&stub, "--rate 1000 --duration 4s --mix create=100").summary;
+        let summary = undisturbed(&faults, "--rate 1000 --duration 4s --mix create=100").1.summary;
         assert_eq!(summary.violations.total(), 0, "{:?}", summary.examples);
         (summary.verdict, summary.reasons.join("; "), summary.cross_check.unwrap())
     };
@@ -173,12 +182,11 @@ fn a_watch_that_tells_late_makes_the_run_invalid_and_a_little_late_is_stated() {
 #[test]
 fn the_generator_sends_on_time_at_its_rated_load() {
     let _alone = alone();
-    let stub = Stub::start(Settings { delay: Duration::ZERO, faults: Faults::default() });
     let rate = if cfg!(debug_assertions) { 4_000 } else { 30_000 };
     let line = format!("--rate {rate} --duration 5s --warmup 1s --connections 64 --no-verify --drain-timeout 5s");
-    let summary = go(&stub, &line).summary;
-    let own = summary.own_delay.unwrap();
-    assert!(own.p99_ms < 1.0, "{own:?}");
+    // Returns a run in which p99 of the generator's own delay is below a millisecond, or panics.
+    let settings = Settings { delay: Duration::ZERO, faults: Faults::default() };
+    let summary = undisturbed_with(&settings, &line, false).1.summary;
     // What the pacing thread used is for what was sent; a whole core sends at least the rate.
     let sent_per_core = summary.sent as f64 / summary.measured_s / summary.cpu[0];
     assert!(sent_per_core >= f64::from(rate), "{sent_per_core:.0}/s a core");
