@@ -69,12 +69,7 @@ pub fn undisturbed_with(settings: &Settings, line: &str, both: bool) -> (Stub, F
     let mut tries = Vec::new();
     loop {
         let stub = Stub::start(settings.clone());
-        let mut options = options(&stub, line);
-        if both {
-            options.targets.dataplane_url.push(stub.second_view.clone());
-        }
-        let finished = run(options, Arc::new(Shared::default())).unwrap();
-        println!("{}", serde_json::to_string_pretty(&finished.summary).unwrap());
+        let finished = if both { go_on_both(&stub, line) } else { go(&stub, line) };
         let own = finished.summary.own_delay.map_or(0.0, |delay| delay.p99_ms);
         if own < 1.0 {
             return (stub, finished);
@@ -84,9 +79,20 @@ pub fn undisturbed_with(settings: &Settings, line: &str, both: bool) -> (Stub, F
     }
 }
 
+/// A whole run that watches both view servers of the stub.
+pub fn go_on_both(stub: &Stub, line: &str) -> Finished {
+    let mut options = options(stub, line);
+    options.targets.dataplane_url.push(stub.second_view.clone());
+    told(options)
+}
+
 /// A whole run.
 pub fn go(stub: &Stub, line: &str) -> Finished {
-    let finished = run(options(stub, line), Arc::new(Shared::default())).unwrap();
+    told(options(stub, line))
+}
+
+fn told(options: RunOptions) -> Finished {
+    let finished = run(options, Arc::new(Shared::default())).unwrap();
     println!("{}", serde_json::to_string_pretty(&finished.summary).unwrap());
     finished
 }
