@@ -48,7 +48,7 @@ impl Default for BatcherSettings {
         Self {
             workers: 2,
             eager_commands: 32,
-            interval: Duration::from_millis(2),
+            interval: Duration::ZERO,
             batch_commands: 512,
             batch_bytes: 4 << 20,
             queue_requests: 8192,

@@ -180,7 +180,7 @@ pub struct CommandSettings {
     pub batch_eager_commands: usize,
 
     /// Least time between the beginnings of two batches of few commands, where waiting brings company, in µs; 0: never wait
-    #[arg(long, env = "NEXUS_BATCH_INTERVAL_US", default_value_t = 2_000,
+    #[arg(long, env = "NEXUS_BATCH_INTERVAL_US", default_value_t = 0,
           value_parser = RangedU64ValueParser::<u64>::new().range(0..=100_000))]
     pub batch_interval_us: u64,
 
