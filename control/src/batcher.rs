@@ -4,12 +4,11 @@
 //! Bound: [`BatcherSettings::queue_requests`] and [`BatcherSettings::queue_bytes`]; full is a refusal.
 //! On shutdown: takes no more, answers what was taken, then [`Batcher::drain`] returns.
 //!
-//! What comes to an idle server goes at once: a worker takes what waits; while it commits, the next batch forms, and
-//! another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]). Few commands close behind others are
-//! held for company where it comes ([`BatcherSettings::interval`], `pace.rs`). Batches run in tasks of their own, which no client's disconnect can drop: SQL in a dropped future leaves an open transaction behind.
+//! No timer holds back what arrives: a worker takes what waits and goes; while it commits, the next batch forms, and
+//! another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]). Batches run in tasks of their
+//! own, which no client's disconnect can drop: SQL in a dropped future leaves an open transaction behind.
 
 mod metrics;
-mod pace;
 mod queue;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,8 +30,6 @@ pub struct BatcherSettings {
     pub workers: usize,
     /// Commands from which on a batch begins whatever else is under way.
     pub eager_commands: usize,
-    /// Least time between the beginnings of two batches of fewer than [`Self::eager_commands`], where waiting brings company.
-    pub interval: Duration,
     /// Commands after which a batch is closed; one request is never split.
     pub batch_commands: usize,
     /// Bytes after which a batch is closed.
@@ -48,7 +45,6 @@ impl Default for BatcherSettings {
         Self {
             workers: 2,
             eager_commands: 32,
-            interval: Duration::ZERO,
             batch_commands: 512,
             batch_bytes: 4 << 20,
             queue_requests: 8192,

@@ -179,11 +179,6 @@ pub struct CommandSettings {
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     pub batch_eager_commands: usize,
 
-    /// Least time between the beginnings of two batches of few commands, where waiting brings company, in µs; 0: never wait
-    #[arg(long, env = "NEXUS_BATCH_INTERVAL_US", default_value_t = 0,
-          value_parser = RangedU64ValueParser::<u64>::new().range(0..=100_000))]
-    pub batch_interval_us: u64,
-
     /// Commands after which a batch is closed
     #[arg(long, env = "NEXUS_BATCH_COMMANDS", default_value_t = BatcherSettings::default().batch_commands,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
@@ -246,7 +241,6 @@ impl CommandSettings {
         BatcherSettings {
             workers: self.batch_workers,
             eager_commands: self.batch_eager_commands,
-            interval: Duration::from_micros(self.batch_interval_us),
             batch_commands: self.batch_commands,
             batch_bytes: self.batch_bytes,
             queue_requests: self.queue_requests,

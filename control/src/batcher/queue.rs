@@ -2,15 +2,17 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use contract::problem::{KEY_IN_USE, Problem};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use super::pace::Pace;
 use super::{BatcherSettings, CommandMetrics};
 use crate::request::{Answer, Refusal, Request};
+
+/// How long few commands wait for the batch under way.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 type Reply = oneshot::Sender<Result<Answer, Refusal>>;
 type Key = (Uuid, String);
@@ -68,13 +70,16 @@ impl Drop for KeyHold {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Waiting {
     requests: VecDeque<(Request, Ticket)>,
     bytes: usize,
     commands: usize,
     closed: bool,
-    pace: Pace,
+    /// Batches under way.
+    running: usize,
+    /// When the newest of them was begun.
+    begun: Option<Instant>,
     /// A worker sleeps until the next batch may begin.
     is_armed: bool,
 }
@@ -88,7 +93,8 @@ enum Due {
 }
 
 impl Waiting {
-    /// Few commands keep the [`Pace`]; many never wait.
+    /// Few commands wait for the batch under way: every batch costs each hop behind it a round trip, so that two of one
+    /// command are dearer than one of two. Many never wait.
     fn due(&self, settings: &BatcherSettings) -> Due {
         if self.requests.is_empty() {
             return Due::Later;
@@ -96,7 +102,8 @@ impl Waiting {
         if self.closed || self.commands >= settings.eager_commands {
             return Due::Now;
         }
-        match self.pace.earliest() {
+        // A batch that takes its time, waiting for another server's lock perhaps, holds nobody up for long.
+        match self.begun.filter(|_| self.running > 0).map(|begun| begun + PATIENCE) {
             Some(at) if at > Instant::now() => Due::At(at),
             _ => Due::Now,
         }
@@ -114,15 +121,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(settings: BatcherSettings, metrics: CommandMetrics) -> Self {
-        let waiting = Waiting {
-            requests: VecDeque::new(),
-            bytes: 0,
-            commands: 0,
-            closed: false,
-            pace: Pace::new(settings.interval),
-            is_armed: false,
-        };
-        Self { waiting: Mutex::new(waiting), held: Arc::default(), arrival: Notify::new(), settings, metrics }
+        Self { waiting: Mutex::default(), held: Arc::default(), arrival: Notify::new(), settings, metrics }
     }
 
     pub(super) fn push(&self, request: Request) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
@@ -176,10 +175,8 @@ impl Queue {
                 match waiting.due(&self.settings) {
                     Due::Now => {
                         let batch = self.cut(&mut waiting);
-                        let came = |at: Option<&(Request, Ticket)>| at.map(|(_, ticket)| ticket.submitted());
-                        if let (Some(oldest), Some(newest)) = (came(batch.first()), came(batch.last())) {
-                            waiting.pace.begin(Instant::now(), oldest, newest);
-                        }
+                        waiting.running += 1;
+                        waiting.begun = Some(Instant::now());
                         self.show(&waiting);
                         let left = match waiting.due(&self.settings) {
                             Due::Now => true,
@@ -214,7 +211,8 @@ impl Queue {
 
     /// A batch that was taken is over. Who says so looks for the next one.
     pub(super) fn over(&self) {
-        lock(&self.waiting).pace.end(Instant::now());
+        let mut waiting = lock(&self.waiting);
+        waiting.running = waiting.running.saturating_sub(1);
     }
 
     fn cut(&self, waiting: &mut Waiting) -> Vec<(Request, Ticket)> {
