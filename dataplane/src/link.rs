@@ -15,7 +15,7 @@ use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
 use runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 
-use crate::wire::Wire;
+use crate::wire::{self, Wire};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -53,7 +53,7 @@ pub async fn connect(client: &Client, response_timeout: Option<Duration>) -> Red
     let (wire, run_id) = wire.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-    if !info.lines().any(|line| line.strip_prefix("run_id:").map(str::trim) == Some(&*run_id)) {
+    if wire::run_id(&info) != Some(&*run_id) {
         return Err(io::Error::other("Redis was started again between two connections").into());
     }
     Ok(Link { connection, wire, run_id, serial: 0 })

@@ -2,7 +2,8 @@
 //! allocated for a value that nobody keeps.
 //!
 //! *Input*: [`Commands`] of any number of askers. *Output*: their answers. *Bound*: [`ASKS`] of them wait to be
-//! sent. *On shutdown*: ends when the last handle is gone.
+//! sent.
+//! Those whose answers are out are bounded by who asks (a round a reader, `LISTS_MAX` lists) and by their patience. *On shutdown*: ends when the last handle is gone.
 //!
 //! What waits is sent with one write. The protocol is RESP2 (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 //! Like every connection here it never connects again by itself, and asks for the server's run id first.
@@ -128,6 +129,12 @@ impl<'a> Values<'a> {
     }
 }
 
+/// The run id in what `INFO server` says.
+pub(crate) fn run_id(server: &str) -> Option<&str> {
+    let run_id = server.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim);
+    run_id.filter(|run_id| !run_id.is_empty())
+}
+
 /// The first line: its kind, what it says, and its length with its end; `None` while it is not whole.
 fn line(bytes: &[u8]) -> io::Result<Option<(u8, &[u8], usize)>> {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\r') else { return Ok(None) };
@@ -244,9 +251,7 @@ impl Wire {
             values.done()?;
         }
         let server = String::from_utf8_lossy(values.string()?.unwrap_or_default());
-        let run_id = server.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim);
-        run_id
-            .filter(|run_id| !run_id.is_empty())
+        run_id(&server)
             .map(Arc::from)
             .ok_or_else(|| RedisError::from((ErrorKind::UnexpectedReturnType, "INFO names no run_id")))
     }
