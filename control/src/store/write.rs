@@ -1,5 +1,7 @@
 //! The one statement that writes a batch: rows, answers to keep, the batch's own row, and the events.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use contract::bundle::{BUNDLE_PREFIX, Bundles};
 use contract::signal::Signal;
@@ -65,20 +67,19 @@ impl Kept {
 // The parts of a WITH run in no particular order, but on rows that have nothing in common.
 // Only the order of the events counts, and that is the main query's.
 //
-// The CASE holds the transaction to what its commands were decided on: where the epoch's row, the server's run, a row's
-// version or an idempotency key is not as it was, its other branch raises NX001, and nothing is written. So it does where
-// another process of Postgres runs the statement than the session was opened with (a pooler by transactions between us):
-// the outcome of a lost commit could not be learned.
-// Reading the epoch's table locks it against the opening of another epoch (ACCESS EXCLUSIVE) until this transaction
-// ends, so that no batch straddles the change.
-const WRITE: &str = "
-WITH created AS (
+// Every part has a variant of the statement without it: to set up a part that then finds no rows costs Postgres more than
+// a row does, and a small batch is mostly of one kind. The parameters keep their places, so those of a part left out are
+// sent, and empty.
+const CREATED: &str = "created AS (
     INSERT INTO nexus.signals (id, title, priority, status, payload, target, created_by, created_at, updated_at, version)
     SELECT id, title, priority, status, payload::json, target, created_by, created_at, updated_at, version
     FROM unnest($1::uuid[], $2::text[], $3::smallint[], $4::smallint[], $5::text[], $6::uuid[], $7::uuid[],
                 $8::timestamptz[], $9::timestamptz[], $10::bigint[])
          AS r (id, title, priority, status, payload, target, created_by, created_at, updated_at, version)
-), updated AS (
+), ";
+
+const UPDATED: Checked = Checked {
+    part: "updated AS (
     UPDATE nexus.signals s
     SET title = r.title, priority = r.priority, status = r.status, payload = r.payload::json, target = r.target,
         updated_at = r.updated_at, version = r.version
@@ -87,7 +88,12 @@ WITH created AS (
          AS r (id, title, priority, status, payload, target, updated_at, version, was)
     WHERE s.id = r.id AND s.version = r.was
     RETURNING 1
-), deleted AS (
+), ",
+    holds: " AND (SELECT count(*) FROM updated) = cardinality($11)",
+};
+
+const DELETED: Checked = Checked {
+    part: "deleted AS (
     DELETE FROM nexus.signals s USING unnest($20::uuid[], $21::bigint[]) AS r (id, was)
     WHERE s.id = r.id AND s.version = r.was
     RETURNING 1
@@ -95,14 +101,65 @@ WITH created AS (
     INSERT INTO nexus.deleted_signals (id, version, at)
     SELECT id, version, now() FROM unnest($22::uuid[], $23::bigint[]) AS r (id, version)
     ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, at = EXCLUDED.at
-), kept AS (
+), ",
+    holds: " AND (SELECT count(*) FROM deleted) = cardinality($20)",
+};
+
+const KEPT: Checked = Checked {
+    part: "kept AS (
     INSERT INTO nexus.idempotency_keys (identity, key, fingerprint, status, body, etag, location, token, created_at)
     SELECT r.*, now()
     FROM unnest($24::uuid[], $25::text[], $26::bytea[], $27::smallint[], $28::bytea[], $29::bigint[], $30::text[],
                 $31::text[]) AS r
     ON CONFLICT DO NOTHING
     RETURNING 1
-), batch AS (
+), ",
+    holds: " AND (SELECT count(*) FROM kept) = cardinality($24)",
+};
+
+/// A part of the statement, and the condition that it did all it was to do.
+struct Checked {
+    part: &'static str,
+    holds: &'static str,
+}
+
+/// Which parts a batch needs. Those that always stand in the statement are not named.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    created: bool,
+    updated: bool,
+    deleted: bool,
+    kept: bool,
+}
+
+impl Parts {
+    /// The statement with these parts.
+    fn statement(self) -> &'static str {
+        static STATEMENTS: LazyLock<[String; 16]> = LazyLock::new(|| {
+            std::array::from_fn(|place| {
+                let has = |bit: usize| place & bit != 0;
+                Parts { created: has(1), updated: has(2), deleted: has(4), kept: has(8) }.compose()
+            })
+        });
+        let bit = |has: bool, bit: usize| if has { bit } else { 0 };
+        &STATEMENTS[bit(self.created, 1) | bit(self.updated, 2) | bit(self.deleted, 4) | bit(self.kept, 8)]
+    }
+
+    // The CASE holds the transaction to what its commands were decided on: where the epoch's row, the server's run, a row's
+    // version or an idempotency key is not as it was, its other branch raises NX001, and nothing is written. So it does
+    // where another process of Postgres runs the statement than the session was opened with (a pooler by transactions
+    // between us): the outcome of a lost commit could not be learned.
+    // Reading the epoch's table locks it against the opening of another epoch (ACCESS EXCLUSIVE) until this transaction
+    // ends, so that no batch straddles the change.
+    fn compose(self) -> String {
+        let checked = [(self.updated, UPDATED), (self.deleted, DELETED), (self.kept, KEPT)];
+        let checked = || checked.iter().filter(|(has, _)| *has).map(|(_, checked)| checked);
+        let created = if self.created { CREATED } else { "" };
+        let parts: String = checked().map(|checked| checked.part).collect();
+        let hold: String = checked().map(|checked| checked.holds).collect();
+        format!(
+            "
+WITH {created}{parts}batch AS (
     INSERT INTO nexus.batches (id, at) VALUES ($32, now())
 )
 SELECT CASE WHEN
@@ -110,14 +167,14 @@ SELECT CASE WHEN
             FROM nexus.epoch)
            AND pg_postmaster_start_time() = $37
            AND substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) = $38
-           AND pg_backend_pid() = $41
-           AND (SELECT count(*) FROM updated) = cardinality($11)
-           AND (SELECT count(*) FROM deleted) = cardinality($20)
-           AND (SELECT count(*) FROM kept) = cardinality($24)
+           AND pg_backend_pid() = $41{hold}
        THEN 1 ELSE nexus.refuse_batch() END,
        (SELECT count(pg_logical_emit_message(true, $39, message)) FROM (
             SELECT message FROM unnest($40::bytea[]) WITH ORDINALITY AS e (message, place) ORDER BY place
-        ) events)";
+        ) events)"
+        )
+    }
+}
 
 impl Changes {
     /// Whether there is nothing to write, so that the transaction need not commit.
@@ -156,7 +213,13 @@ impl Changes {
         let (created, updated, deleted, kept) = (&self.created, &self.updated, &self.deleted, &self.kept);
         let (buried, burials): (Vec<Uuid>, Vec<i64>) =
             self.tombstones.iter().map(|(id, version)| (*id, bigint(*version))).unzip();
-        sqlx::query(WRITE)
+        let parts = Parts {
+            created: !created.is_empty(),
+            updated: !updated.is_empty(),
+            deleted: !deleted.is_empty() || !self.tombstones.is_empty(),
+            kept: !kept.is_empty(),
+        };
+        sqlx::query(parts.statement())
             .bind(column(created, |s| s.id))
             .bind(column(created, |s| s.title.as_str()))
             .bind(column(created, |s| i16::from(s.priority.rank())))
