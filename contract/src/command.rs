@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::blank::is_blank;
 use crate::identity::{Kind, Role, is_name};
 use crate::json::{Json, push_index, push_segment};
-use crate::problem::{FieldError, NOT_FOUND, Problem};
+use crate::problem::{ERRORS_MAX, FieldError, NOT_FOUND, Problem};
 use crate::signal::{Payload, Priority, Status, check_title};
 use crate::time::Timestamp;
 
@@ -252,6 +252,9 @@ impl<'j, 'a> Fields<'j, 'a> {
 
     fn finish<T>(mut self, value: Option<T>, server_sets: &[&str]) -> Result<T, Vec<FieldError>> {
         for (name, _) in self.members {
+            if self.errors.len() > ERRORS_MAX {
+                break;
+            }
             if !self.known.iter().any(|known| *known == name.value) {
                 let detail = if server_sets.contains(&name.value.as_ref()) {
                     "is set by the server"
@@ -260,6 +263,10 @@ impl<'j, 'a> Fields<'j, 'a> {
                 };
                 self.fail(&name.value, detail);
             }
+        }
+        if self.errors.len() > ERRORS_MAX {
+            self.errors.truncate(ERRORS_MAX);
+            self.errors.push(FieldError::new(self.pointer, "breaks more rules, which are not listed"));
         }
         match value {
             Some(value) if self.errors.is_empty() => Ok(value),
@@ -533,7 +540,7 @@ fn batch_entry(json: &Json<'_>, index: usize) -> Result<SignalCommand, Problem> 
         Some(Json::String(text)) => match crate::id::parse(&text.value) {
             Some(id) => Some(id),
             None => {
-                unknown_id = Some(text.value.clone().into_owned());
+                unknown_id = Some(crate::id::excerpt(&text.value));
                 Some(Uuid::nil())
             }
         },
@@ -568,7 +575,7 @@ fn batch_entry(json: &Json<'_>, index: usize) -> Result<SignalCommand, Problem> 
     };
     let command = fields.finish(command, &[]).map_err(invalid)?;
     match unknown_id {
-        Some(text) => Err(Problem::new(&NOT_FOUND, format!("no signal has the id {text:?}"))),
+        Some(shown) => Err(Problem::new(&NOT_FOUND, format!("no signal has the id {shown}"))),
         None => Ok(command),
     }
 }
@@ -624,6 +631,18 @@ mod tests {
         ] {
             assert_eq!(pointers(CreateSignal::from_json(&json(body), "")), expected, "{body}");
         }
+    }
+
+    #[test]
+    fn a_body_of_a_million_errors_is_answered_with_few() {
+        let unknown: Vec<_> = (0..10_000).map(|i| format!("\"m{i}\":0")).collect();
+        let body = format!("{{{}}}", unknown.join(","));
+        let errors = CreateSignal::from_json(&json(&body), "").expect_err("refused");
+        assert_eq!(errors.len(), ERRORS_MAX + 1);
+        assert_eq!(errors.last().map(|error| error.detail.as_str()), Some("breaks more rules, which are not listed"));
+        let long = format!("{{\"title\":\"x\",\"{}\":0}}", "é".repeat(100_000));
+        let pointer = pointers(CreateSignal::from_json(&json(&long), "")).pop().expect("one");
+        assert!(pointer.len() < 520 && pointer.ends_with('…'), "{pointer}");
     }
 
     #[test]

@@ -12,6 +12,16 @@ pub fn parse(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
+/// What a refusal shows of a text that is no id: enough to recognise it, and in quotes; it may have millions of
+/// characters.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(64) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
 /// Makes an id for an entity created at `time`, with 62 random bits.
 ///
 /// Bits 48 to 59 hold the microsecond within the millisecond (RFC 9562, section 6.2, method 3, at
@@ -52,6 +62,12 @@ impl RisingClock {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn of_a_long_text_the_beginning_is_shown() {
+        assert_eq!(excerpt("no id"), "\"no id\"");
+        assert_eq!(excerpt(&"ü".repeat(1_000)), format!("\"{}\"…", "ü".repeat(64)));
+    }
 
     proptest! {
         #[test]

@@ -5,12 +5,15 @@
 //! general library gives all three, so this is ours: RFC 8259, recursive descent, borrowed slices.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use crate::problem::FieldError;
+use crate::problem::{ERRORS_MAX, FieldError};
 
 /// Deepest nesting that the reader follows; deeper text is refused as [`JsonError::TooDeep`].
 pub const DEPTH_MAX: usize = 128;
+
+/// So many members are compared one by one; more through a table, so that a hostile text stays linear.
+const FEW: usize = 16;
 
 /// Text that is not acceptable JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +96,8 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The strings and names that no plane can store, each with its pointer below `pointer`.
+    /// The strings and names that no plane can store, each with its pointer below `pointer`; the first
+    /// [`ERRORS_MAX`] and a few.
     #[must_use]
     pub fn flaws(&self, pointer: &str) -> Vec<FieldError> {
         let mut found = Vec::new();
@@ -102,6 +106,9 @@ impl<'a> Json<'a> {
     }
 
     fn collect_flaws(&self, pointer: &mut String, found: &mut Vec<FieldError>) {
+        if found.len() > ERRORS_MAX {
+            return;
+        }
         let length = pointer.len();
         match self {
             Json::String(text) => {
@@ -119,7 +126,9 @@ impl<'a> Json<'a> {
             Json::Object(members) => {
                 for (name, value) in members {
                     push_segment(pointer, &name.value);
-                    if let Some(flaw) = name.flaw {
+                    if let Some(flaw) = name.flaw
+                        && found.len() <= ERRORS_MAX
+                    {
                         found.push(FieldError::new(pointer.clone(), format!("the member's name: {flaw}")));
                     }
                     value.collect_flaws(pointer, found);
@@ -173,12 +182,18 @@ impl<'a> Json<'a> {
             *self = Json::Object(Vec::new());
         }
         let Json::Object(members) = self else { return };
+        // No name stands twice in the patch, so what it adds is not looked for again.
+        let known = members.len();
+        let places: Option<HashMap<Cow<'a, str>, usize>> = (known > FEW && changes.len() > FEW)
+            .then(|| members.iter().enumerate().map(|(i, (key, _))| (key.value.clone(), i)).collect());
+        let mut gone = vec![false; known];
         for (name, change) in changes {
-            let place = members.iter().position(|(key, _)| key.value == name.value);
+            let place = match &places {
+                Some(places) => places.get(name.value.as_ref()).copied(),
+                None => members[..known].iter().position(|(key, _)| key.value == name.value),
+            };
             match (place, change) {
-                (Some(i), Json::Null) => {
-                    members.remove(i);
-                }
+                (Some(i), Json::Null) => gone[i] = true,
                 (None, Json::Null) => {}
                 (Some(i), change) => members[i].1.merge(change),
                 (None, change) => {
@@ -188,6 +203,8 @@ impl<'a> Json<'a> {
                 }
             }
         }
+        let mut gone = gone.into_iter();
+        members.retain(|_| !gone.next().unwrap_or(false));
     }
 }
 
@@ -354,7 +371,6 @@ impl<'a> Reader<'a> {
         }
         self.at += 1;
         let mut members: Vec<(Text<'a>, Json<'a>)> = Vec::new();
-        // Few members are compared one by one; many through a set, so that a hostile body stays linear.
         let mut names: HashSet<Cow<'a, str>> = HashSet::new();
         self.skip_space();
         if self.peek() == Some(b'}') {
@@ -368,7 +384,7 @@ impl<'a> Reader<'a> {
             }
             let start = self.at;
             let name = self.string()?;
-            let twice = if members.len() < 16 {
+            let twice = if members.len() < FEW {
                 members.iter().any(|(key, _)| key.value == name.value)
             } else {
                 if names.is_empty() {
@@ -572,6 +588,28 @@ mod tests {
         }
         assert!(Json::parse(b"\"\xff\"").is_err());
         assert_eq!(Json::parse("[".repeat(100_000).as_bytes()), Err(JsonError::TooDeep));
+    }
+
+    #[test]
+    fn a_merge_of_many_members_is_that_of_few() {
+        let object = |names: &mut dyn Iterator<Item = usize>, value: &str| {
+            let members: Vec<_> = names.map(|i| format!("\"k{i}\":{value}")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let (old, gone, new) = (object(&mut (0..100), "0"), object(&mut (0..50), "null"), object(&mut (40..200), "1"));
+        let mut merged = Json::parse(old.as_bytes()).expect("valid");
+        merged.merge(&Json::parse(gone.as_bytes()).expect("valid"));
+        merged.merge(&Json::parse(new.as_bytes()).expect("valid"));
+        let mut text = String::new();
+        merged.write(&mut text);
+        // Those that stayed in their place, then those that were gone, then what is new.
+        assert_eq!(text, object(&mut (50..100).chain(40..50).chain(100..200), "1"));
+    }
+
+    #[test]
+    fn no_more_flaws_are_listed_than_anybody_reads() {
+        let text = format!("[{}0]", "\"\\u0000\",".repeat(10_000));
+        assert_eq!(Json::parse(text.as_bytes()).expect("valid").flaws("/payload").len(), ERRORS_MAX + 1);
     }
 
     #[test]

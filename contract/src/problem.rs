@@ -96,10 +96,16 @@ pub fn kind(code: &str) -> Option<&'static Kind> {
     KINDS.iter().copied().find(|kind| kind.code == code)
 }
 
+/// Most broken rules that one answer lists, of one entity: a body of a million of them must not become an answer of a
+/// hundred million bytes.
+pub const ERRORS_MAX: usize = 32;
+/// Most bytes of a pointer that is shown; of a longer one the beginning.
+const POINTER_BYTES_MAX: usize = 512;
+
 /// One broken rule in a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// JSON pointer (RFC 6901) into the request's body.
+    /// JSON pointer (RFC 6901) into the request's body; one of more than 512 bytes ends there with `…`.
     pub pointer: String,
     /// What the rule asks for.
     pub detail: String,
@@ -108,7 +114,12 @@ pub struct FieldError {
 impl FieldError {
     /// A broken rule at `pointer`.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
+        let mut pointer = pointer.into();
+        if pointer.len() > POINTER_BYTES_MAX {
+            pointer.truncate(pointer.floor_char_boundary(POINTER_BYTES_MAX));
+            pointer.push('…');
+        }
+        Self { pointer, detail: detail.into() }
     }
 }
 

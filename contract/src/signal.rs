@@ -113,16 +113,15 @@ impl Payload {
         if !matches!(json, Json::Object(_)) {
             return Err(vec![FieldError::new(pointer, "must be a JSON object")]);
         }
-        let mut errors = json.flaws(pointer);
-        if json.depth() > PAYLOAD_DEPTH_MAX {
-            errors.push(FieldError::new(pointer, format!("must be nested at most {PAYLOAD_DEPTH_MAX} deep")));
-        }
         let mut text = String::new();
         json.write(&mut text);
         if text.len() > PAYLOAD_BYTES_MAX {
-            let bytes = text.len();
-            errors
-                .push(FieldError::new(pointer, format!("must have at most {PAYLOAD_BYTES_MAX} bytes; it has {bytes}")));
+            let detail = format!("must have at most {PAYLOAD_BYTES_MAX} bytes; it has {}", text.len());
+            return Err(vec![FieldError::new(pointer, detail)]);
+        }
+        let mut errors = json.flaws(pointer);
+        if json.depth() > PAYLOAD_DEPTH_MAX {
+            errors.push(FieldError::new(pointer, format!("must be nested at most {PAYLOAD_DEPTH_MAX} deep")));
         }
         if errors.is_empty() { Ok(Self(text)) } else { Err(errors) }
     }

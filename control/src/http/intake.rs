@@ -141,14 +141,7 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem>
 /// # Errors
 /// 404: what is no UUID names nothing that exists.
 pub(super) fn entity(noun: &str, segment: &str) -> Result<Uuid, Problem> {
-    let refuse = || {
-        // Enough to recognise it: a segment may have thousands of characters.
-        let (shown, more) = match segment.char_indices().nth(64) {
-            Some((end, _)) => (&segment[..end], "…"),
-            None => (segment, ""),
-        };
-        Problem::new(&NOT_FOUND, format!("no {noun} has the id {shown:?}{more}"))
-    };
+    let refuse = || Problem::new(&NOT_FOUND, format!("no {noun} has the id {}", contract::id::excerpt(segment)));
     contract::id::parse(segment).ok_or_else(refuse)
 }
 

@@ -28,10 +28,15 @@ struct Named {
 
 impl Touched {
     /// An event takes the place of all that its partition had before: a partition is applied in order, and the
-    /// request is one transaction.
+    /// request is one transaction. Where a token can hold no more, what was found unchanged makes room.
     pub(super) fn event(&mut self, topic: Topic, id: Uuid, version: u64, partitions: u16) {
         let entry = Entry { partition: Partition::of(topic, id, partitions), id, version };
         self.0.retain(|named| named.entry.partition != entry.partition);
+        if self.0.len() >= ENTRIES_MAX
+            && let Some(last) = self.0.iter().rposition(|named| !named.is_event)
+        {
+            self.0.remove(last);
+        }
         self.0.push(Named { entry, is_event: true });
     }
 
@@ -64,6 +69,8 @@ impl Touched {
 
 #[cfg(test)]
 mod tests {
+    use contract::partition::PARTITIONS_MAX;
+
     use super::*;
 
     fn named(touched: &Touched) -> Vec<(u128, u64)> {
@@ -88,5 +95,21 @@ mod tests {
             touched.unchanged(Topic::Keys, id(i), 1, 1);
         }
         assert_eq!(touched.0.len(), ENTRIES_MAX);
+    }
+
+    #[test]
+    fn a_token_that_is_full_still_takes_an_event_of_every_partition() {
+        let mut touched = Touched::default();
+        let stamp = Stamp { epoch: 1, history: 1, proven: None, run: ServerRun { timeline: 1, started: 1 } };
+        for i in 0..100 {
+            touched.unchanged(Topic::Signals, Uuid::from_u128(i), u64::MAX >> 1, PARTITIONS_MAX);
+        }
+        for i in 100..1000 {
+            touched.event(Topic::Signals, Uuid::from_u128(i), u64::MAX >> 1, PARTITIONS_MAX);
+        }
+        let events = touched.0.iter().filter(|named| named.is_event).count();
+        assert_eq!(events, usize::from(PARTITIONS_MAX));
+        let token = touched.token(&stamp, Timestamp(1)).unwrap();
+        assert!(Token::decode(&token).is_ok_and(|token| token.entries.len() <= ENTRIES_MAX), "{token}");
     }
 }
