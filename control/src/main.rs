@@ -57,24 +57,29 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
 async fn migrate(settings: MigrateSettings) -> anyhow::Result<()> {
     let slot = settings.database.slot()?;
     migrate_tables(settings.migrate_url(), &settings.database.database_url).await?;
-    let mut connection = connect_to_replicate(&settings).await?;
-    let made = slot::establish(&mut connection, &slot).await?;
-    let _ = connection.close().await;
+    let mut tables = PgConnection::connect(settings.migrate_url()).await.context("can't connect to Postgres")?;
+    let mut replicating = connect_to_replicate(&settings, &mut tables).await?;
+    let made = slot::establish(&mut tables, replicating.as_mut(), &slot).await?;
+    if let Some(replicating) = replicating {
+        let _ = replicating.close().await;
+    }
+    let _ = tables.close().await;
     eprintln!("{}", if made { "migrated; made the replication slot" } else { "migrated; the slot was made before" });
     Ok(())
 }
 
-/// A connection that may make the slot: the migrating role's where that has the right, so that one
-/// right is enough for a small set-up, else the replicating role's.
-async fn connect_to_replicate(settings: &MigrateSettings) -> anyhow::Result<PgConnection> {
+/// A connection that may make the slot, where the migrating role's may not: one role is enough for a small set-up.
+async fn connect_to_replicate(
+    settings: &MigrateSettings,
+    migrating: &mut PgConnection,
+) -> anyhow::Result<Option<PgConnection>> {
     const MAY: &str = "SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user";
-    let mut connection = PgConnection::connect(settings.migrate_url()).await.context("can't connect to Postgres")?;
-    let may: bool = sqlx::query_scalar(MAY).fetch_one(&mut connection).await.context("the rights can't be read")?;
+    let may: bool = sqlx::query_scalar(MAY).fetch_one(migrating).await.context("the rights can't be read")?;
     if may {
-        return Ok(connection);
+        return Ok(None);
     }
-    let _ = connection.close().await;
-    PgConnection::connect(settings.replication_url()).await.context("can't connect by NEXUS_REPLICATION_URL")
+    let connecting = PgConnection::connect(settings.replication_url()).await;
+    connecting.map(Some).context("can't connect by NEXUS_REPLICATION_URL")
 }
 
 /// Prints the new key and nothing else on standard output, so that a script can take it.

@@ -215,12 +215,12 @@ pub struct CommandSettings {
 
     /// How long a command waits for a Postgres that is away before it is refused
     #[arg(long, env = "NEXUS_AWAY_AFTER_MS", default_value_t = 2_000,
-          value_parser = RangedU64ValueParser::<u64>::new().range(0..=600_000))]
+          value_parser = RangedU64ValueParser::<u64>::new().range(250..=600_000))]
     pub away_after_ms: u64,
 
-    /// How long the outcome of a lost COMMIT is looked for
+    /// How long an answer to COMMIT is waited for (half of it), and the outcome of a lost one looked for (the rest)
     #[arg(long, env = "NEXUS_OUTCOME_TIMEOUT_MS", default_value_t = 10_000,
-          value_parser = RangedU64ValueParser::<u64>::new().range(0..=600_000))]
+          value_parser = RangedU64ValueParser::<u64>::new().range(1_000..=600_000))]
     pub outcome_timeout_ms: u64,
 
     /// Longest that a statement may run, or wait for a lock

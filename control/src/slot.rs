@@ -33,29 +33,41 @@ pub enum SlotError {
 /// Two of them at the same time are harmless: a lock lets one wait for the other. One that dies between
 /// slot and row leaves a slot that the next one removes, since nothing can have been confirmed to it.
 ///
+/// `tables` is the migrating role's; where that may not replicate, `replicating` is of a role that may, and needs no
+/// right to any table.
+///
 /// # Errors
 /// [`SlotError`].
-pub async fn establish(connection: &mut PgConnection, slot: &str) -> Result<bool, SlotError> {
-    let level: String = sqlx::query_scalar("SELECT current_setting('wal_level')").fetch_one(&mut *connection).await?;
+pub async fn establish(
+    tables: &mut PgConnection,
+    replicating: Option<&mut PgConnection>,
+    slot: &str,
+) -> Result<bool, SlotError> {
+    let level: String = sqlx::query_scalar("SELECT current_setting('wal_level')").fetch_one(&mut *tables).await?;
     if level != "logical" {
         return Err(SlotError::WalLevel(level));
     }
     // A session's lock: it outlives no crash, and the slot can't be made inside a transaction that holds one.
-    sqlx::query("SELECT pg_advisory_lock(hashtext('nexus.slot'))").execute(&mut *connection).await?;
-    let made = establish_locked(connection, slot).await;
-    sqlx::query("SELECT pg_advisory_unlock(hashtext('nexus.slot'))").execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_advisory_lock(hashtext('nexus.slot'))").execute(&mut *tables).await?;
+    let made = establish_locked(tables, replicating, slot).await;
+    sqlx::query("SELECT pg_advisory_unlock(hashtext('nexus.slot'))").execute(&mut *tables).await?;
     made
 }
 
-async fn establish_locked(connection: &mut PgConnection, slot: &str) -> Result<bool, SlotError> {
-    let epochs: i64 = sqlx::query_scalar("SELECT count(*) FROM nexus.epoch").fetch_one(&mut *connection).await?;
+async fn establish_locked(
+    tables: &mut PgConnection,
+    mut replicating: Option<&mut PgConnection>,
+    slot: &str,
+) -> Result<bool, SlotError> {
+    let epochs: i64 = sqlx::query_scalar("SELECT count(*) FROM nexus.epoch").fetch_one(&mut *tables).await?;
     if epochs > 0 {
         return Ok(false);
     }
-    remove_leftover(connection, slot).await?;
+    let slots = replicating.as_deref_mut().unwrap_or(&mut *tables);
+    remove_leftover(slots, slot).await?;
     let lsn: String = sqlx::query_scalar("SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')")
         .bind(slot)
-        .fetch_one(&mut *connection)
+        .fetch_one(slots)
         .await?;
     let written = sqlx::query(
         "INSERT INTO nexus.epoch (epoch, history, system, first_lsn) \
@@ -63,10 +75,11 @@ async fn establish_locked(connection: &mut PgConnection, slot: &str) -> Result<b
     )
     .bind(Timestamp::now().millis())
     .bind(&lsn)
-    .execute(&mut *connection)
+    .execute(&mut *tables)
     .await;
     if let Err(error) = written {
-        sqlx::query("SELECT pg_drop_replication_slot($1)").bind(slot).execute(&mut *connection).await?;
+        let slots = replicating.unwrap_or(tables);
+        sqlx::query("SELECT pg_drop_replication_slot($1)").bind(slot).execute(slots).await?;
         return Err(error.into());
     }
     tracing::info!(slot, lsn, "made the replication slot and opened the first epoch");
@@ -131,7 +144,7 @@ pub async fn look_up(connection: &mut PgConnection, slot: &str) -> Result<Option
 /// [`SlotError`].
 pub async fn establish_at(url: &str, slot: &str) -> Result<bool, SlotError> {
     let mut connection = PgConnection::connect(url).await?;
-    let made = establish(&mut connection, slot).await;
+    let made = establish(&mut connection, None, slot).await;
     connection.close().await?;
     made
 }

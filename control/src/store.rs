@@ -2,7 +2,8 @@
 //!
 //! Errors: a rejected command is an [`Answer`]; a [`Refusal`] means that there is none; what a failed
 //! transaction means is decided in `failure.rs` alone. Statements of commands run in sessions of their
-//! own (`session.rs`), reads in a pool, so that neither waits for the other.
+//! own (`session.rs`), reads in a pool, the looks at API keys that every request needs in another, so that none waits
+//! for the others.
 
 mod administration;
 mod failure;
@@ -38,6 +39,9 @@ use self::stamp::Stamp;
 use crate::batcher::CommandMetrics;
 use crate::request::{Answer, Refusal, Request};
 
+/// Connections for looks at API keys, and for pings.
+const ADMISSION_CONNECTIONS: u32 = 2;
+
 /// The command side's Postgres. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -49,6 +53,8 @@ struct Inner {
     settings: StoreSettings,
     sessions: Arc<Sessions>,
     reads: PgPool,
+    /// For what decides whether a request is let in at all: slow lists must not keep commands out.
+    admission: PgPool,
     clock: RisingClock,
     metrics: CommandMetrics,
     /// The epoch's row and the server's run, as they were last seen.
@@ -134,22 +140,25 @@ impl Store {
             // batch finds its rows by key, so only plans that stay good when tables grow are let in.
             .options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")])
             .options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
-        let reads = options.application_name("nexus-control reads").options([("plan_cache_mode", "force_custom_plan")]);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.read_connections)
-            .acquire_timeout(settings.away_after)
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    if connection.is_in_transaction() {
-                        connection.execute("ROLLBACK").await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(reads);
+        let reads = options.options([("plan_cache_mode", "force_custom_plan")]);
+        let pool = |connections| {
+            PgPoolOptions::new().max_connections(connections).acquire_timeout(settings.away_after).after_release(
+                |connection, _| {
+                    Box::pin(async move {
+                        if connection.is_in_transaction() {
+                            connection.execute("ROLLBACK").await?;
+                        }
+                        Ok(true)
+                    })
+                },
+            )
+        };
+        let admission = reads.clone().application_name("nexus-control admission");
+        let admission = pool(ADMISSION_CONNECTIONS).connect_lazy_with(admission);
+        let reads = pool(settings.read_connections).connect_lazy_with(reads.application_name("nexus-control reads"));
         let sessions = Sessions::new(commands, metrics.sessions.clone());
         let (clock, stamp) = (RisingClock::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { settings, sessions, reads: pool, clock, metrics, stamp }) })
+        Ok(Self { inner: Arc::new(Inner { settings, sessions, reads, admission, clock, metrics, stamp }) })
     }
 
     /// The settings.

@@ -107,7 +107,7 @@ impl Inner {
     pub(super) async fn load_key_for_auth(&self, key: Uuid) -> Result<Option<KeyRecord>, StoreError> {
         let look = "SELECT k.identity, k.sha256, k.expires_at, k.version, i.role, i.active
                     FROM nexus.api_keys k JOIN nexus.identities i ON i.id = k.identity WHERE k.id = $1";
-        let row = self.read(sqlx::query(look).bind(key).fetch_optional(&self.reads)).await?;
+        let row = self.read(sqlx::query(look).bind(key).fetch_optional(&self.admission)).await?;
         let Some(row) = row else { return Ok(None) };
         let expires_at: Option<PgTime> = row.try_get("expires_at")?;
         let sha256: Vec<u8> = row.try_get("sha256")?;
@@ -131,7 +131,7 @@ impl Inner {
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         // The function is of the newest migration: without it no command can be written (42883).
         let look = sqlx::query("SELECT 'nexus.refuse_batch()'::regprocedure FROM nexus.epoch");
-        match self.read(look.fetch_optional(&self.reads)).await? {
+        match self.read(look.fetch_optional(&self.admission)).await? {
             Some(_) => Ok(()),
             None => Err(StoreError::Unmigrated),
         }

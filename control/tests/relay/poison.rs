@@ -102,3 +102,30 @@ async fn an_unprivileged_role_can_not_forge_events() {
     let refused = refused.into_database_error().expect("by Postgres");
     assert_eq!(refused.code().as_deref(), Some("42501"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_only_replicate_makes_the_slot_for_one_that_may_not() {
+    let place = Place::new("replicator").await;
+    let (slot, id) = (&place.settings.slot, place.namespace.id());
+    let mut migrating = place.admin().await;
+    // As it is before the first slot; then the session of a role that has the tables and no more.
+    for sql in [
+        format!("SELECT pg_drop_replication_slot('{slot}')"),
+        "DELETE FROM nexus.epoch".to_owned(),
+        format!("CREATE ROLE replicator_{id} LOGIN REPLICATION PASSWORD 'replicator'"),
+        format!("CREATE ROLE migrator_{id}"),
+        format!("GRANT USAGE ON SCHEMA nexus TO migrator_{id}"),
+        format!("GRANT SELECT, INSERT ON nexus.epoch TO migrator_{id}"),
+        format!("SET ROLE migrator_{id}"),
+    ] {
+        migrating.execute(sqlx::AssertSqlSafe(sql)).await.expect("done");
+    }
+    assert!(control::slot::establish(&mut migrating, None, slot).await.is_err(), "it may not replicate");
+    let url = place.namespace.database_admin_url();
+    let (_, server) = url.split_once('@').expect("a URL with a password");
+    let url = format!("postgres://replicator_{id}:replicator@{server}");
+    let mut replicating = PgConnection::connect(&url).await.expect("connected");
+    assert!(control::slot::establish(&mut migrating, Some(&mut replicating), slot).await.expect("made"));
+    assert!(control::slot::look_up(&mut migrating, slot).await.expect("looked").is_some());
+    assert!(!control::slot::establish(&mut migrating, Some(&mut replicating), slot).await.expect("looked"));
+}
