@@ -4,8 +4,8 @@
 //! Bound: [`BatcherSettings::queue_requests`] and [`BatcherSettings::queue_bytes`]; full is a refusal.
 //! On shutdown: takes no more, answers what was taken, then [`Batcher::drain`] returns.
 //!
-//! No timer holds back what arrives: a worker takes what waits and goes; while it commits, the next batch forms, and
-//! another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]). Batches run in tasks of their
+//! No timer holds back what finds the batcher idle: a worker takes what waits and goes; while it commits, the next batch
+//! forms, and another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]) or has waited for 10 ms. Batches run in tasks of their
 //! own, which no client's disconnect can drop: SQL in a dropped future leaves an open transaction behind.
 
 mod metrics;

@@ -2,8 +2,8 @@
 //!
 //! *Input*: the logical messages that a replication slot delivers. *Output*: records on the topics, each with
 //! its partition's next number, in broker transactions that carry the position; then the confirmed slot.
-//! *Bound*: 256 messages read ahead, 32 MiB unacknowledged at the broker, beyond which the WAL waits.
-//! *On shutdown*: what is published at a transaction's boundary is committed and confirmed, within 2 s.
+//! *Bound*: 128 messages read ahead, 32 MiB unacknowledged at the broker, beyond which the WAL waits.
+//! *On shutdown*: what is published at a transaction's boundary is committed within 2 s; whoever comes next confirms it.
 //!
 //! One process relays, the others wait for the slot ([`RelayState::Standby`]). Taking over is in
 //! [`takeover`], the running line in [`stream`], the proof in [`crate::history`]. On any error the line drops

@@ -43,8 +43,11 @@ impl CommandMetrics {
                     .buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?),
             )?,
             commit_seconds: Histogram::with_opts(
-                HistogramOpts::new("nexus_store_commit_seconds", "The COMMIT of a batch")
-                    .buckets(prometheus::exponential_buckets(0.000_125, 2.0, 16)?),
+                HistogramOpts::new(
+                    "nexus_store_commit_seconds",
+                    "What commits a batch: the one statement that writes it, or COMMIT behind several",
+                )
+                .buckets(prometheus::exponential_buckets(0.000_125, 2.0, 16)?),
             )?,
             outcomes: IntCounterVec::new(
                 Opts::new("nexus_batcher_commands_total", "Commands by outcome"),

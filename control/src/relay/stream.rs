@@ -120,6 +120,8 @@ pub(super) struct Line {
     redelivery: Redelivery,
     inside: Option<Inside>,
     open: Option<Open>,
+    /// The oldest watermark that the broker may not have yet, and the last one's offset before it was sent.
+    unacknowledged: Option<(Timestamp, Option<i64>)>,
     texts: Texts,
 }
 
@@ -144,6 +146,7 @@ impl Line {
             redelivery,
             inside: None,
             open: None,
+            unacknowledged: None,
             texts: Texts::default(),
         }
     }
@@ -207,6 +210,7 @@ impl Line {
                     if !was_open && let Some(at) = self.commit_at() {
                         timer.as_mut().reset(at);
                     }
+                    self.tell_acknowledged(reporter);
                 }
             }
         }
@@ -338,12 +342,42 @@ impl Line {
             run: ServerRun { timeline: message.timeline, started: message.started },
             seqs: self.progress.seqs().collect(),
         };
-        self.progress.watermark = Some(Timestamp(message.time));
+        let time = Timestamp(message.time);
+        self.progress.watermark = Some(time);
         let value = serde_json::to_vec(&watermark).expect("a watermark is JSON");
-        let slot = self.progress.partitions.len() + 1;
+        let slot = self.watermark_slot();
+        self.unacknowledged = self.unacknowledged.or(Some((time, self.publisher.last_offset(slot))));
         let outgoing =
             Outgoing { topic: &self.watermarks, partition: 0, slot, key: WATERMARK_KEY, value: Some(&value) };
         Ok(self.publisher.send(outgoing, None).await?)
+    }
+
+    /// Behind the slots of the partitions and of the position.
+    fn watermark_slot(&self) -> usize {
+        self.progress.partitions.len() + 1
+    }
+
+    /// Tells of a watermark as soon as the broker has it: under load the next commit is seconds away, and a relay
+    /// without a new watermark counts as one that does not get through.
+    fn tell_acknowledged(&mut self, reporter: &Reporter) {
+        if let Some((time, before)) = self.unacknowledged
+            && self.publisher.last_offset(self.watermark_slot()) > before
+        {
+            self.unacknowledged = None;
+            metrics().watermark.set(time.millis() / 1000);
+            let lag_bytes = self.lag_bytes();
+            metrics().lag.set(i64::try_from(lag_bytes).unwrap_or(i64::MAX));
+            reporter.update(|status| {
+                status.watermark = Some(time);
+                status.lag_bytes = lag_bytes;
+            });
+        }
+    }
+
+    /// What Postgres has sent or spoken of and the line has not taken, in bytes of WAL.
+    fn lag_bytes(&self) -> u64 {
+        let sent = self.client.metrics().last_wal_end().as_u64();
+        sent.saturating_sub(self.progress.position.end_lsn.0)
     }
 
     /// When the open broker transaction is to be committed.
@@ -371,9 +405,10 @@ impl Line {
         self.client.update_applied_lsn(WireLsn::from_u64(lsn.0));
     }
 
-    fn report(&self, reporter: &Reporter) {
-        let sent = self.client.metrics().last_wal_end().as_u64();
-        let lag_bytes = sent.saturating_sub(self.progress.position.end_lsn.0);
+    /// Tells how the line stands when all that it sent is acknowledged.
+    fn report(&mut self, reporter: &Reporter) {
+        self.unacknowledged = None;
+        let lag_bytes = self.lag_bytes();
         metrics().lag.set(i64::try_from(lag_bytes).unwrap_or(i64::MAX));
         if let Some(time) = self.progress.watermark {
             metrics().watermark.set(time.millis() / 1000);

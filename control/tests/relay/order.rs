@@ -143,3 +143,29 @@ async fn an_idle_database_is_confirmed_and_costs_few_transactions() {
     assert!(status.watermark_age_ms().expect("watermarks flow") < 3000, "{status:?}");
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_steady_load_watermarks_are_told_between_commits() {
+    let place = Place::new("steady").await;
+    let mut relay = place.relay();
+    relay.is(RelayState::Streaming).await;
+    let mut sql = place.sql().await;
+    // No silence in which the broker transaction would end early. A machine that stands still for a second is no proof.
+    let mut oldest = i64::MAX;
+    for _ in 0..4 {
+        let mut oldest_now = 0;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(6) {
+            emit(&mut sql, EVENT_PREFIX, &event(new_id(), 1)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let age = relay.status.borrow().watermark_age_ms();
+            oldest_now = oldest_now.max(age.filter(|_| began.elapsed().as_secs() >= 2).unwrap_or(0));
+        }
+        oldest = oldest.min(oldest_now);
+        if oldest < 3_000 {
+            break;
+        }
+    }
+    assert!((1..3_000).contains(&oldest), "{oldest} ms since the last watermark");
+    relay.stop().await;
+}
