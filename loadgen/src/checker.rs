@@ -11,8 +11,10 @@ use crate::document::{IdHasher, uuid_text};
 use crate::journal::{Breach, Phase, Sight, Sighting};
 use crate::keys::{Keyed, Record as _};
 
+mod canaries;
 mod key;
 
+use canaries::Canaries;
 use key::{Open, Settled};
 
 /// Breaches of which the text is kept; all are counted.
@@ -54,7 +56,7 @@ pub struct Visible {
 /// How often each promise was broken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Violations {
-    /// Accepted, and never in the view.
+    /// Accepted, and never in the view; or without effect by its own answer.
     pub lost: u64,
     /// A key's version went back.
     pub regressed: u64,
@@ -109,7 +111,8 @@ pub struct Checker {
     keys: Keyed<Settled>,
     open: HashMap<u128, Open, IdHasher>,
     open_writes: u64,
-    open_canaries: u64,
+    /// Those that are visible.
+    canaries: Canaries,
     foreign: u64,
     repeated: u64,
     /// The last time at which anything was seen.
@@ -138,10 +141,22 @@ impl Checker {
         self.open_writes
     }
 
-    /// The same, of canaries only.
+    /// Of these, what is lost, not late: of its partition a canary is visible, which was sent when it had been
+    /// answered. Of canaries nobody knows which came first: alone they prove nothing, but where they overtook other
+    /// writes, what they overtook among themselves is lost as well.
     #[must_use]
-    pub fn outstanding_canaries(&self) -> u64 {
-        self.open_canaries
+    pub fn overtaken(&self) -> Vec<Write> {
+        if self.snapshot.is_some() {
+            // A watch that starts over shows what there is in any order.
+            return Vec::new();
+        }
+        let open = self.open.values().flat_map(|open| &open.writes);
+        let mut overtaken: Vec<Write> = open.filter(|write| self.canaries.overtook(write.id)).copied().collect();
+        if overtaken.iter().all(|write| write.phase == Phase::Canary) {
+            return Vec::new();
+        }
+        overtaken.sort_by_key(|write| write.intended);
+        overtaken
     }
 
     /// Sightings of what other writers wrote.
@@ -188,6 +203,7 @@ impl Checker {
     /// Counts a breach that somebody else proved.
     pub fn breach(&mut self, breach: Breach) {
         let (count, name, text) = match breach {
+            Breach::Lost(text) => (&mut self.violations.lost, "lost", text),
             Breach::Regressed(text) => (&mut self.violations.regressed, "regressed", text),
             Breach::Resurrected(text) => (&mut self.violations.resurrected, "resurrected", text),
             Breach::Phantom(text) => (&mut self.violations.phantom, "phantom", text),
@@ -260,10 +276,9 @@ impl Checker {
         if key.seen_deleted || (write.version != 0 && key.seen >= write.version) {
             // Of a settled key it is not kept when its version was seen: not after the last that was seen of any key.
             let at = first.unwrap_or(if key.seen_at == 0 { self.last_seen } else { key.seen_at });
-            self.visible.push(Visible { write, at });
+            self.covered(write, at);
         } else {
             self.open_writes += 1;
-            self.open_canaries += u64::from(write.phase == Phase::Canary);
             open.writes.push(write);
         }
         // Early sightings are kept until every write below them is known.
@@ -346,12 +361,19 @@ impl Checker {
             open.writes.extract_if(.., |write| deleted || (write.version != 0 && write.version <= sighting.version));
         for write in covered {
             self.open_writes -= 1;
-            self.open_canaries -= u64::from(write.phase == Phase::Canary);
             if write.version == sighting.version {
                 self.compare(&write, sighting);
             }
-            self.visible.push(Visible { write, at: sighting.at });
+            self.covered(write, sighting.at);
         }
+    }
+
+    /// A write has become visible.
+    fn covered(&mut self, write: Write, at: u64) {
+        if write.phase == Phase::Canary {
+            self.canaries.seen(write.id);
+        }
+        self.visible.push(Visible { write, at });
     }
 
     /// A write and a look at the same version must be about the same document.
@@ -394,16 +416,16 @@ impl Checker {
         }
     }
 
-    /// The last word: what was never seen is lost if the view has been shown to have moved past
-    /// it (`lost`); what was seen and never written, and can't have been written by a command
-    /// whose outcome is unknown (`unsure`, by operation and entity), is a phantom. Returns the open
-    /// writes.
+    /// The last word: what was never seen is lost where the view has moved past it ([`Checker::overtaken`]), if it had
+    /// the time to show it all the same (`lost`); what was seen and never written, and can't have been written by a
+    /// command whose outcome is unknown (`unsure`, by operation and entity), is a phantom. Returns the open writes.
     pub fn finish(&mut self, lost: bool, unsure: &dyn Fn(Option<u64>, u128) -> bool) -> Vec<Write> {
         let mut left: Vec<Write> = self.open.values().flat_map(|open| open.writes.iter().copied()).collect();
         left.sort_by_key(|write| write.intended);
         if lost {
-            self.violations.lost += left.len() as u64;
-            for write in left.iter().take(EXAMPLES_MAX) {
+            let overtaken = self.overtaken();
+            self.violations.lost += overtaken.len() as u64;
+            for write in overtaken.iter().take(EXAMPLES_MAX) {
                 let text = format!(
                     "{}: version {} was accepted (operation {}) and never seen",
                     uuid_text(write.id),

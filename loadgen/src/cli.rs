@@ -60,7 +60,7 @@ enum Subcommands {
         #[arg(long)]
         check: bool,
     },
-    /// Compare Postgres with the view: exit code 0 where they agree, 4 where they do not
+    /// Compare Postgres with each view server: exit code 0 where they agree, 4 where one does not
     Verify(Targets),
 }
 
@@ -388,14 +388,19 @@ fn splice_figures(files: &[PathBuf], check: bool) -> anyhow::Result<u8> {
 
 fn verify_planes(targets: &Targets) -> anyhow::Result<u8> {
     let mut control = Exchange::new(targets.control()?, &targets.api_key);
-    let view = targets.views()?.into_iter().next().context("no data plane URL")?;
-    let mut view = Exchange::new(view, &targets.api_key);
-    let comparison = verify::compare(&mut control, &mut view, &mut |_, _| {})?;
-    for example in &comparison.examples {
-        println!("{example}");
+    let views = targets.views()?;
+    let several = views.len() > 1;
+    let mut differ = false;
+    for view in views {
+        let name = if several { format!("the view of {}", view.authority) } else { "the view".to_owned() };
+        let comparison = verify::compare(&mut control, &mut Exchange::new(view, &targets.api_key), &mut |_, _| {})?;
+        for example in &comparison.examples {
+            println!("{example}");
+        }
+        println!("{} entities in Postgres, {} differ in {name}", comparison.entities, comparison.different);
+        differ |= comparison.different > 0;
     }
-    println!("{} entities in Postgres, {} differ in the view", comparison.entities, comparison.different);
-    Ok(if comparison.different == 0 { 0 } else { 4 })
+    Ok(if differ { Verdict::Incorrect.exit_code() } else { 0 })
 }
 
 fn print_summary(summary: &Summary) {
@@ -426,6 +431,9 @@ fn print_summary(summary: &Summary) {
         summary.outstanding,
         summary.drain_s
     );
+    if summary.reads_failed + summary.reads_unsent > 0 {
+        println!("reads: {} failed, {} never sent", summary.reads_failed, summary.reads_unsent);
+    }
     let measures = [
         ("l2c", summary.l2c),
         ("command", summary.command),

@@ -149,8 +149,8 @@ pub fn load(folder: &Path) -> Result<Vec<(RunFigures, Summary, serde_json::Value
 /// Compares the runs in two folders.
 ///
 /// # Errors
-/// Files are missing; or, unless `force`, there are too few runs, runs on different machines, or
-/// runs whose figures mean nothing.
+/// Files are missing; or, unless `force`, there are too few runs, runs on different machines, runs
+/// that did not come to their end, or runs whose figures mean nothing.
 pub fn compare(a: &Path, b: &Path, force: bool) -> Result<Comparison, CompareError> {
     let (side_a, side_b) = (load(a)?, load(b)?);
     let mut stamps = Vec::new();
@@ -170,6 +170,9 @@ pub fn compare(a: &Path, b: &Path, force: bool) -> Result<Comparison, CompareErr
             side.iter().find(|(_, summary, _)| matches!(summary.verdict, Verdict::Invalid | Verdict::Incorrect))
         {
             doubt(format!("{} is {}", figures.folder, summary.verdict.name()))?;
+        }
+        if let Some((figures, ..)) = side.iter().find(|(_, summary, _)| summary.interrupted) {
+            doubt(format!("{} was interrupted", figures.folder))?;
         }
     }
     let machines: Vec<_> = side_a.iter().chain(&side_b).map(|(_, _, manifest)| &manifest["machine"]).collect();
@@ -300,6 +303,23 @@ mod tests {
         assert_eq!(ratio("rate", &a, &slower, false).finding, Finding::Improved);
         let small = a.map(|value| value * 1.03);
         assert_eq!(ratio("x", &a, &small, true).finding, Finding::Same, "under 5 % is not worth a word");
+    }
+
+    #[test]
+    fn a_run_that_was_interrupted_is_not_compared_unless_forced() {
+        let folder = tempfile::tempdir().unwrap();
+        let side = |b| folder.path().join(if b { "b" } else { "a" });
+        for run in 0..2 * RUNS_MIN {
+            let path = side(turn_of_b(run)).join(run.to_string());
+            std::fs::create_dir_all(&path).unwrap();
+            let summary = Summary { interrupted: run == 6, ..Summary::default() };
+            std::fs::write(path.join("summary.json"), serde_json::to_vec(&summary).unwrap()).unwrap();
+            std::fs::write(path.join("manifest.json"), format!(r#"{{"started":"{run}"}}"#)).unwrap();
+        }
+        let error = compare(&side(false), &side(true), false).unwrap_err().to_string();
+        assert!(error.contains("b/6 was interrupted"), "{error}");
+        let stamps = compare(&side(false), &side(true), true).unwrap().stamps;
+        assert!(stamps.len() == 1 && stamps[0].ends_with("b/6 was interrupted"), "{stamps:?}");
     }
 
     #[test]

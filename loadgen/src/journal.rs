@@ -130,9 +130,11 @@ pub struct ReadRecord {
     pub measured: bool,
 }
 
-/// A breach that a reader can prove by itself.
+/// A breach that one answer proves by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Breach {
+    /// A command was accepted, and its answer shows that it changed nothing.
+    Lost(String),
     /// A read that began later showed less.
     Regressed(String),
     /// A deleted entity was there again.
@@ -171,6 +173,10 @@ pub enum Message {
     Seen(Vec<Sighting>),
     /// Reads that ended.
     Reads(Vec<ReadRecord>),
+    /// Reads of the measured phase that were due and will not be sent: how long they had waited.
+    ReadsUnsent(Vec<u64>),
+    /// No read is left to send or to wait for.
+    ReadsIdle,
     /// Samples that were settled.
     Brackets(Vec<Bracket>),
     /// A breach of the promises.
@@ -183,8 +189,8 @@ pub enum Message {
     WatchLost(u16, String),
     /// The preload or canary commands have all been answered.
     OrderDone,
-    /// Nothing is left to send, to wait for or to settle.
-    CommandsIdle,
+    /// Nothing is left to send, to wait for or to settle of the orders up to this one, the first of which is number 1.
+    CommandsIdle(u64),
     /// The run can't go on.
     Fatal(String),
 }
@@ -263,8 +269,6 @@ pub struct Shared {
     pub observer_cpu: AtomicU64,
     /// Arrivals of the schedule that are due but not sent.
     pub backlog: AtomicU64,
-    /// Arrivals of the measured phase that were sent.
-    pub measured_sent: AtomicU64,
     /// The priority that the pacing thread got.
     pub pacer_priority: OnceLock<String>,
 }

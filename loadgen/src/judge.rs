@@ -4,7 +4,8 @@ use hdrhistogram::Histogram;
 
 use crate::checker::{Violations, Visible, Write};
 use crate::cross_check::Samples;
-use crate::journal::{CommandRecord, Message, Outcome, Phase};
+use crate::document::uuid_text;
+use crate::journal::{Breach, CommandRecord, Message, Outcome, Phase};
 use crate::recorder::{Recorder, histogram};
 use crate::views::Views;
 use crate::workload::Kind;
@@ -18,8 +19,10 @@ pub struct Heard {
     pub watch_lost: Vec<Option<String>>,
     /// Creates ordered last have all been answered.
     pub order_done: bool,
-    /// Nothing is left to send or to settle.
-    pub commands_idle: bool,
+    /// The last order of which nothing was left to send or to settle, counted from 1.
+    pub commands_idle: u64,
+    /// Reads were ordered, and some are left to send or to wait for.
+    pub reads_open: bool,
     /// The run can't go on.
     pub fatal: Option<String>,
     /// Preloaded creates that were accepted.
@@ -46,6 +49,7 @@ pub struct Judge {
     l2c_by_view: Vec<Histogram<u64>>,
     opened: Vec<bool>,
     last_visible: u64,
+    canaries_seen: u64,
 }
 
 impl Judge {
@@ -61,6 +65,7 @@ impl Judge {
             l2c_by_view: (0..count).map(|_| histogram()).collect(),
             opened: vec![false; count],
             last_visible: 0,
+            canaries_seen: 0,
         }
     }
 
@@ -83,6 +88,12 @@ impl Judge {
     #[must_use]
     pub fn last_visible(&self) -> u64 {
         self.last_visible
+    }
+
+    /// Canaries that were accepted and are visible.
+    #[must_use]
+    pub fn canaries_seen(&self) -> u64 {
+        self.canaries_seen
     }
 
     /// Violations so far.
@@ -119,6 +130,12 @@ impl Judge {
                     self.recorder.read(read);
                 }
             }
+            Message::ReadsUnsent(waits) => {
+                for waited in waits {
+                    self.recorder.read_unsent(waited);
+                }
+            }
+            Message::ReadsIdle => self.heard.reads_open = false,
             Message::Brackets(brackets) => {
                 for bracket in brackets {
                     self.samples.read(bracket);
@@ -143,7 +160,7 @@ impl Judge {
                 self.heard.watch_lost[index] = Some(why);
             }
             Message::OrderDone => self.heard.order_done = true,
-            Message::CommandsIdle => self.heard.commands_idle = true,
+            Message::CommandsIdle(order) => self.heard.commands_idle = order,
             Message::Fatal(why) => self.heard.fatal = Some(why),
         }
         for (view, visible) in self.checker.take_shown() {
@@ -151,6 +168,7 @@ impl Judge {
         }
         for Visible { write, at } in self.checker.take_visible() {
             self.last_visible = self.last_visible.max(at);
+            self.canaries_seen += u64::from(write.phase == Phase::Canary);
             self.recorder.l2c(at.saturating_sub(write.intended), write.phase);
         }
     }
@@ -164,8 +182,8 @@ impl Judge {
                 _ => self.heard.preload_refused = Some(record.status),
             }
         }
-        if record.outcome == (Outcome::Accepted { changed: true }) {
-            self.checker.accepted(Write {
+        match record.outcome {
+            Outcome::Accepted { changed: true } => self.checker.accepted(Write {
                 id: record.id,
                 version: record.version,
                 op: record.op,
@@ -174,7 +192,15 @@ impl Judge {
                 intended: record.intended,
                 phase: record.phase,
                 sampled: record.sampled,
-            });
+            }),
+            // Each of our commands is a change.
+            Outcome::Accepted { changed: false } => self.checker.breach(Breach::Lost(format!(
+                "{}: operation {} was accepted, and version {} in its answer is another one's",
+                uuid_text(record.id),
+                record.op,
+                record.version
+            ))),
+            _ => {}
         }
     }
 
@@ -185,5 +211,33 @@ impl Judge {
         if write.sampled && view == 0 {
             self.samples.watched(write.id, write.version, at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_command_without_effect_is_lost() {
+        let mut judge = Judge::new(Recorder::default(), vec!["a".to_owned()]);
+        let record = |op, changed| CommandRecord {
+            kind: Kind::Update,
+            phase: Phase::Measured,
+            outcome: Outcome::Accepted { changed },
+            settled: false,
+            sampled: false,
+            status: 200,
+            op,
+            id: 7,
+            version: 1,
+            hash: 0,
+            intended: 1_000,
+            sent: 1_000,
+            answered: 2_000,
+        };
+        judge.hear(Message::Commands(vec![record(1, true), record(2, false)]), 3_000);
+        assert_eq!((judge.violations().lost, judge.violations().total(), judge.checker.outstanding()), (1, 1, 1));
+        assert!(judge.checker.examples()[0].contains("operation 2 was accepted"), "{:?}", judge.checker.examples());
     }
 }

@@ -47,13 +47,25 @@ pub struct ObserverSettings {
     pub seed: u64,
 }
 
-/// Start reading at these times; those from `measure_from` on are measured.
+/// What the judge asks of the observer.
 #[derive(Debug)]
-pub struct ReadOrder {
-    /// Intended times.
-    pub schedule: Schedule,
-    /// Start of the measured phase.
-    pub measure_from: u64,
+pub enum ReadOrder {
+    /// Read at these times.
+    Follow {
+        /// Intended times.
+        schedule: Schedule,
+        /// Those from here on are measured.
+        measure_from: u64,
+    },
+    /// Send nothing more: what waits for an answer has timed out.
+    GiveUp,
+}
+
+/// The reads that are still to be sent, or to be waited for.
+#[derive(Debug)]
+struct Reading {
+    schedule: Schedule,
+    measure_from: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +107,7 @@ pub struct Observer {
     poller: Poller,
     watches: Vec<Watch>,
     seen: Vec<Sighting>,
-    reads: Option<ReadOrder>,
+    reads: Option<Reading>,
     pools: Vec<Pool<Read>>,
     next_pool: usize,
     records: Vec<ReadRecord>,
@@ -174,7 +186,10 @@ impl Observer {
 
     fn housekeeping(&mut self, now: u64) {
         while let Ok(order) = self.orders.try_recv() {
-            self.reads = Some(order);
+            match order {
+                ReadOrder::Follow { schedule, measure_from } => self.reads = Some(Reading { schedule, measure_from }),
+                ReadOrder::GiveUp => self.give_up_reads(now),
+            }
         }
         if self.shared.interrupted.load(Ordering::Relaxed)
             && let Some(reads) = &mut self.reads
@@ -193,6 +208,7 @@ impl Observer {
             }
         }
         self.shared.observer_cpu.store(thread_cpu(), Ordering::Relaxed);
+        self.end_reads(now);
         self.report();
     }
 

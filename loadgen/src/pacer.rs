@@ -19,7 +19,7 @@ use crate::document::RunTag;
 use crate::journal::{Bracket, CommandRecord, Message, Phase, Reporter, Shared, thread_cpu};
 use crate::priority::Priority;
 use crate::probe::{FIRST_TOKEN, Probes};
-use crate::schedule::Schedule;
+use crate::schedule::{GRACE, Schedule};
 use crate::workload::{Kind, Operation, Workload};
 
 mod answers;
@@ -29,8 +29,6 @@ const HOUSEKEEPING: u64 = 5 * MILLISECOND;
 /// First pause before an open outcome is asked for again; doubles to [`SETTLE_PAUSE_MAX`].
 const SETTLE_PAUSE: u64 = 50 * MILLISECOND;
 const SETTLE_PAUSE_MAX: u64 = 1_000 * MILLISECOND;
-/// How long after the end of the schedule commands that were due before it may still be sent.
-const GRACE: u64 = 250 * MILLISECOND;
 
 /// What the judge asks of the pacer.
 #[derive(Debug)]
@@ -51,6 +49,8 @@ pub enum Order {
         /// Ignore the spacing: the next command goes when a connection is free.
         closed: bool,
     },
+    /// Send nothing more: what waits for an answer has timed out.
+    GiveUp,
 }
 
 /// How the pacer was told to work.
@@ -112,6 +112,8 @@ pub struct Pacer {
     records: Vec<CommandRecord>,
     own_delays: Vec<u64>,
     brackets: Vec<Bracket>,
+    /// Orders so far.
+    ordered: u64,
     order_open: bool,
     idle_said: bool,
     /// When this thread last meant to wake.
@@ -148,6 +150,7 @@ impl Pacer {
             records: Vec::with_capacity(1024),
             own_delays: Vec::with_capacity(1024),
             brackets: Vec::new(),
+            ordered: 0,
             order_open: false,
             idle_said: true,
             planned: 0,
@@ -254,9 +257,6 @@ impl Pacer {
     fn send(&mut self, intended: u64, phase: Phase, only: Option<Kind>, now: u64) {
         let operations = self.workload.choose(only);
         let batch = operations.len() > 1;
-        if phase == Phase::Measured {
-            self.shared.measured_sent.fetch_add(operations.len() as u64, Ordering::Relaxed);
-        }
         let rendered = operations.clone();
         let flight = InFlight { operations, batch, phase, intended, sent: now, attempt: 0 };
         let workload = &mut self.workload;
@@ -305,12 +305,21 @@ impl Pacer {
             probes.housekeeping(&self.poller, now);
         }
         while let Ok(order) = self.orders.try_recv() {
+            self.ordered += 1;
             self.order_open = matches!(order, Order::Creates { .. });
             self.idle_said = false;
             self.source = match order {
                 Order::Creates { count, phase } => Source::Creates { left: count, phase },
                 Order::Follow { schedule, measure_from, closed } => {
                     Source::Follow { notice: schedule.clone(), send: schedule, measure_from, closed }
+                }
+                Order::GiveUp => {
+                    self.give_up(now);
+                    while let Some(completion) = self.pool.expired(u64::MAX) {
+                        self.complete(completion, now);
+                    }
+                    self.unsettled.clear();
+                    Source::Nothing
                 }
             };
         }
@@ -320,7 +329,11 @@ impl Pacer {
             send.cut(now);
             notice.cut(now);
         }
-        self.give_up(now);
+        if let Source::Follow { send, .. } = &self.source
+            && now >= send.end().saturating_add(GRACE)
+        {
+            self.give_up(now);
+        }
         self.shared.pacer_cpu.store(thread_cpu(), Ordering::Relaxed);
         if let Source::Follow { send, notice, .. } = &self.source {
             let backlog = notice.index().saturating_sub(send.index());
@@ -339,7 +352,7 @@ impl Pacer {
             }
             if !self.idle_said && self.unsettled.is_empty() {
                 self.idle_said = true;
-                self.reporter.send(Message::CommandsIdle);
+                self.reporter.send(Message::CommandsIdle(self.ordered));
             }
         }
     }
@@ -347,17 +360,10 @@ impl Pacer {
     /// Ends the schedule: what the servers have kept waiting past its end is not sent any more.
     fn give_up(&mut self, now: u64) {
         let Source::Follow { send, measure_from, .. } = &mut self.source else { return };
-        if now < send.end().saturating_add(GRACE) || send.peek().is_none() {
-            return;
+        let waits = send.give_up(now, *measure_from);
+        if !waits.is_empty() {
+            self.reporter.send(Message::Unsent(waits));
         }
-        let mut waits = Vec::new();
-        while let Some(due) = send.peek() {
-            if due >= *measure_from {
-                waits.push(now - due);
-            }
-            send.advance();
-        }
-        self.reporter.send(Message::Unsent(waits));
     }
 
     fn report(&mut self) {
@@ -373,5 +379,79 @@ impl Pacer {
             self.reporter.send(Message::Brackets(std::mem::take(&mut self.brackets)));
         }
         self.reporter.push();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::sync_channel;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::clock::SECOND;
+    use crate::journal::Outcome;
+    use crate::workload::{Address, Shape, Skew};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// The next connection, once there is something of a request on it.
+    fn asked(server: &TcpListener) -> TcpStream {
+        let begin = Instant::now();
+        let mut stream = loop {
+            match server.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) => assert!(begin.elapsed() < PATIENCE, "the pacer did not connect: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_exact(&mut [0]).expect("a request");
+        stream
+    }
+
+    #[test]
+    fn what_is_in_flight_at_the_end_has_timed_out_and_an_idle_pacer_says_after_which_order() {
+        // A server that takes connections, and never answers.
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
+        let settings = PacerSettings {
+            control: Endpoint::parse(&format!("http://{}", server.local_addr().unwrap())).unwrap(),
+            connections: 2,
+            timeout: 600 * SECOND,
+            run: *b"00000001",
+            priority: Priority::None,
+            idempotency: true,
+            probes: None,
+        };
+        let shape = Shape {
+            mix: "create=1".parse().unwrap(),
+            skew: Skew::Uniform,
+            payload_bytes: (10, 20),
+            batch_size: 1,
+            idempotency: true,
+        };
+        let address = Address { authority: "h:1".to_owned(), prefix: String::new(), api_key: "nxs_k".to_owned() };
+        let workload = Workload::new(shape, settings.run, 7, &address);
+        let shared = Arc::new(Shared::default());
+        let ((sender, heard), (orders, ordered)) = (sync_channel(64), sync_channel(4));
+        let reporter = Reporter::new(sender, 64, Arc::clone(&shared));
+        let pacer = Pacer::new(Clock::start(), settings, workload, Arc::clone(&shared), reporter, ordered).unwrap();
+        let pacing = std::thread::spawn(move || pacer.run());
+        let hear = || heard.recv_timeout(PATIENCE).expect("a word of the pacer");
+
+        orders.send(Order::Creates { count: 0, phase: Phase::Preload }).unwrap();
+        assert!(matches!(hear(), Message::OrderDone));
+        assert!(matches!(hear(), Message::CommandsIdle(1)));
+        orders.send(Order::Creates { count: 2, phase: Phase::Measured }).unwrap();
+        let _kept = [asked(&server), asked(&server)];
+        orders.send(Order::GiveUp).unwrap();
+        let Message::Commands(records) = hear() else { panic!("not the commands in flight") };
+        let timed_out = |record: &CommandRecord| record.outcome == Outcome::TimedOut && record.answered > record.sent;
+        assert!(records.len() == 2 && records.iter().all(timed_out), "{records:?}");
+        assert!(matches!(hear(), Message::CommandsIdle(3)));
+        shared.stop.store(true, Ordering::Relaxed);
+        pacing.join().unwrap();
     }
 }

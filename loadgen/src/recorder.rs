@@ -216,6 +216,7 @@ pub struct Recorder {
     interval_accepted: u64,
     reads: u64,
     reads_failed: u64,
+    reads_unsent: u64,
     /// Commands whose outcome is unknown: as what they were counted, and the entity (0: a create).
     open: std::collections::HashMap<u64, (Outcome, u128)>,
     unsent: u64,
@@ -322,6 +323,14 @@ impl Recorder {
         }
     }
 
+    /// Counts a read of the measured phase that was due and never sent: its response time is at
+    /// least its wait.
+    pub fn read_unsent(&mut self, waited: u64) {
+        self.reads_unsent += 1;
+        self.total.record(Measure::Read, waited);
+        self.interval.record(Measure::Read, waited);
+    }
+
     /// Ends an interval at `now`: a row, and its histograms in the log.
     ///
     /// # Errors
@@ -408,10 +417,16 @@ impl Recorder {
         self.counts
     }
 
-    /// Reads of the measured phase, and how many of them failed.
+    /// Reads of the measured phase that were sent, and how many of them failed.
     #[must_use]
     pub fn reads(&self) -> (u64, u64) {
         (self.reads, self.reads_failed)
+    }
+
+    /// Reads of the measured phase that were due and never sent.
+    #[must_use]
+    pub fn reads_unsent(&self) -> u64 {
+        self.reads_unsent
     }
 
     /// Counts a command of the measured phase that was due and never sent: its response time is

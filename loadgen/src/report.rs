@@ -54,6 +54,26 @@ pub struct Interval {
     pub histogram: Histogram<u64>,
 }
 
+/// The values of one histogram of the log, without the places of those that it does not hold.
+#[derive(Debug, Clone)]
+pub struct Values {
+    /// Start, seconds since the schedule began.
+    pub start_s: f64,
+    /// Length, seconds.
+    pub length_s: f64,
+    /// Each value, ms, and how often it was recorded; the least first.
+    pub counts: Vec<(f64, u64)>,
+}
+
+impl Values {
+    fn of(interval: &Interval) -> Self {
+        let recorded = interval.histogram.iter_recorded();
+        let counts =
+            recorded.map(|at| (at.value_iterated_to() as f64 / 1e6, at.count_since_last_iteration())).collect();
+        Self { start_s: interval.start_s, length_s: interval.length_s, counts }
+    }
+}
+
 /// A stored run.
 #[derive(Debug)]
 pub struct Stored {
@@ -65,8 +85,8 @@ pub struct Stored {
     pub manifest: serde_json::Value,
     /// `timeline.csv`.
     pub rows: Vec<Row>,
-    /// `run.hlog`.
-    pub intervals: Vec<Interval>,
+    /// The values of l2c, second by second, of `run.hlog`.
+    pub l2c: Vec<Values>,
     /// `total.hlog`: the measured phase.
     pub totals: Vec<Interval>,
 }
@@ -107,8 +127,10 @@ impl Stored {
             summary: read_json(&folder.join("summary.json"))?,
             manifest: read_json(&folder.join("manifest.json"))?,
             rows: rows(&folder.join("timeline.csv"))?,
-            intervals: hlog::load(&folder.join("run.hlog"))?,
-            totals: hlog::load(&folder.join("total.hlog"))?,
+            l2c: hlog::load(&folder.join("run.hlog"), |interval| {
+                (interval.measure == "l2c").then(|| Values::of(&interval))
+            })?,
+            totals: hlog::load(&folder.join("total.hlog"), Some)?,
         })
     }
 }
@@ -139,7 +161,7 @@ pub fn render(folder: &Path) -> Result<PathBuf, ReportError> {
     let plots = [
         ("percentiles.svg", plots::percentiles(&stored.totals)?),
         ("timeline.svg", plots::timeline(&stored.rows)?),
-        ("heatmap.svg", plots::heatmap(&stored.intervals, "l2c")?),
+        ("heatmap.svg", plots::heatmap(&stored.l2c, "l2c")?),
     ];
     for (name, svg) in &plots {
         write(&folder.join(name), svg)?;

@@ -97,6 +97,8 @@ struct Running {
     messages: Receiver<Message>,
     orders: SyncSender<Order>,
     read_orders: SyncSender<ReadOrder>,
+    /// Orders that the pacer was given.
+    ordered: u64,
     judge: Judge,
     live: Live,
     options: RunOptions,
@@ -199,6 +201,7 @@ pub fn run(options: RunOptions, shared: Interrupt) -> Result<Finished, RunError>
         messages,
         orders,
         read_orders,
+        ordered: 0,
         judge: Judge::new(recorder, views.iter().map(|view| view.authority.clone()).collect()),
         live,
         options,

@@ -4,8 +4,11 @@
 //! whatever happened to the arrivals before it. An arrival that could not be sent in time is sent
 //! late and timed from here; none is skipped, none is moved (the opposite is coordinated omission).
 
-use crate::clock::SECOND;
+use crate::clock::{MILLISECOND, SECOND};
 use crate::random::Random;
+
+/// How long after the end of a schedule what was due before it may still be sent.
+pub const GRACE: u64 = 250 * MILLISECOND;
 
 /// How the arrivals are spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -81,6 +84,22 @@ impl Schedule {
     pub fn cut(&mut self, end: u64) {
         self.end = self.end.min(end);
     }
+
+    /// Ends the schedule now: how long each arrival from `from` on that is due and was not taken has waited.
+    pub fn give_up(&mut self, now: u64, from: u64) -> Vec<u64> {
+        let mut waits = Vec::new();
+        // In a closed model (its rate is infinite) nothing is due before it is sent.
+        while self.rate.is_finite()
+            && let Some(due) = self.peek().filter(|&due| due <= now)
+        {
+            if due >= from {
+                waits.push(now - due);
+            }
+            self.advance();
+        }
+        self.cut(0);
+        waits
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +122,17 @@ mod tests {
             schedule.advance();
         }
         assert_eq!(schedule.index(), 1_000);
+    }
+
+    #[test]
+    fn what_is_given_up_has_waited_since_it_was_due() {
+        // Due at 1, 2, 3, 4 and 5 s.
+        let mut schedule = Schedule::new(Arrivals::Constant, 1.0, SECOND, 6 * SECOND, 1);
+        schedule.advance();
+        assert_eq!(schedule.give_up(4 * SECOND + 7, 3 * SECOND), [SECOND + 7, 7]);
+        assert_eq!((schedule.peek(), schedule.give_up(9 * SECOND, 0)), (None, Vec::new()));
+        let mut closed = Schedule::new(Arrivals::Constant, f64::INFINITY, SECOND, 6 * SECOND, 1);
+        assert_eq!((closed.give_up(9 * SECOND, 0), closed.peek()), (Vec::new(), None));
     }
 
     #[test]

@@ -17,12 +17,17 @@ pub struct Parser {
     name: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
+    /// Of the last event that is complete.
     id: Vec<u8>,
+    /// Of the one that is being read, where `has_id`.
+    next_id: Vec<u8>,
+    has_id: bool,
     after_return: bool,
 }
 
 impl Parser {
-    /// The `id:` of the last event that was dispatched or is being read.
+    /// The last `id:` up to the end of an event. That of an event which is still being read does not count: who resumed
+    /// behind it would never see it.
     #[must_use]
     pub fn last_id(&self) -> &[u8] {
         &self.id
@@ -34,6 +39,7 @@ impl Parser {
         self.name.clear();
         self.data.clear();
         self.has_data = false;
+        self.has_id = false;
         self.after_return = false;
     }
 
@@ -72,6 +78,9 @@ impl Parser {
             self.name.clear();
             self.data.clear();
             self.has_data = false;
+            if std::mem::take(&mut self.has_id) {
+                std::mem::swap(&mut self.id, &mut self.next_id);
+            }
             return;
         }
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
@@ -90,8 +99,9 @@ impl Parser {
                 self.name.extend_from_slice(value);
             }
             b"id" if !value.contains(&0) => {
-                self.id.clear();
-                self.id.extend_from_slice(value);
+                self.next_id.clear();
+                self.next_id.extend_from_slice(value);
+                self.has_id = true;
             }
             _ => {}
         }
@@ -120,6 +130,20 @@ mod tests {
             }
             assert_eq!(events, ["created={\"x\":1}", "ready=", "message=two\nlines"], "cut at {cut}");
             assert_eq!(parser.last_id(), b"b");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_was_cut_is_resumed_behind_the_last_whole_event() {
+        const RESUME: [&[u8]; 4] = [b"", b"a1", b"a1", b"b"];
+        for cut in 0..=STREAM.len() {
+            let (mut parser, mut events) = (Parser::default(), 0);
+            parser.feed(&STREAM[..cut], |_| events += 1);
+            parser.cut();
+            assert_eq!(parser.last_id(), RESUME[events], "cut at {cut}");
+            // The rest of the half-read event comes to nothing.
+            parser.feed(b"\n", |_| events += 1);
+            assert_eq!(parser.last_id(), RESUME[events], "cut at {cut}");
         }
     }
 }

@@ -7,14 +7,15 @@ use crate::recorder::to_ms;
 use crate::slo::SloResult;
 
 /// The verdict of a run. The later ones come before the earlier ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Verdict {
     /// Everything held.
+    #[default]
     Pass,
     /// An objective did not hold, or the rate could not be sustained.
     SloFailed,
-    /// The generator itself was the bottleneck: the figures mean nothing.
+    /// The generator itself was the bottleneck, or could not check what it has to: the run says nothing.
     Invalid,
     /// A promise was broken.
     Incorrect,
@@ -142,7 +143,7 @@ pub struct CrossCheck {
 }
 
 /// `summary.json`.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[expect(missing_docs, reason = "the members are described in INTERFACE.md")]
 pub struct Summary {
     pub verdict: Verdict,
@@ -172,7 +173,11 @@ pub struct Summary {
     /// From sent to answered: what the servers took, without the wait for a connection.
     pub service: Option<Latency>,
     pub read: Option<Latency>,
+    /// Answered with another status than 200, 304 and 404, or not at all.
     pub reads_failed: u64,
+    /// Due in the measured phase and never sent; in `read` they count at their wait.
+    #[serde(default)]
+    pub reads_unsent: u64,
     /// Until the last of the view servers showed it.
     pub l2c: Option<Latency>,
     /// On each view server, where several were named.

@@ -5,10 +5,10 @@
 //! slower than the others breaks nothing; it makes the latency to consistency, which is that of the slowest for every
 //! write, and has its own percentiles beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::checker::{Checker, Expected, Violations, Visible, Write};
-use crate::journal::{Breach, Phase, Sighting};
+use crate::journal::{Breach, Sighting};
 
 /// Breaches of which the text is kept, of all view servers.
 const EXAMPLES_MAX: usize = 20;
@@ -20,7 +20,6 @@ struct Missing {
     views: usize,
     /// When the last of those that have did.
     last: u64,
-    canary: bool,
 }
 
 /// What is left open at the end.
@@ -28,6 +27,8 @@ struct Missing {
 pub struct Left {
     /// Writes that some view server has not shown.
     pub writes: Vec<Write>,
+    /// How many of these are late, for all that is known: the others are lost.
+    pub late: u64,
     /// By view server.
     pub by_view: Vec<Vec<Write>>,
 }
@@ -39,7 +40,6 @@ pub struct Views {
     checkers: Vec<Checker>,
     /// By operation; empty where one view server is watched, whose checker knows.
     missing: HashMap<u64, Missing>,
-    canaries: u64,
     /// By view server.
     shown: Vec<(usize, Visible)>,
     visible: Vec<Visible>,
@@ -57,7 +57,6 @@ impl Views {
             checkers: names.iter().map(|_| Checker::new()).collect(),
             names,
             missing: HashMap::new(),
-            canaries: 0,
             shown: Vec::new(),
             visible: Vec::new(),
             lost: 0,
@@ -78,9 +77,7 @@ impl Views {
     /// Takes note of an accepted write.
     pub fn accepted(&mut self, write: Write) {
         if self.several() {
-            let canary = write.phase == Phase::Canary;
-            self.canaries += u64::from(canary);
-            self.missing.insert(write.op, Missing { views: self.checkers.len(), last: 0, canary });
+            self.missing.insert(write.op, Missing { views: self.checkers.len(), last: 0 });
         }
         for view in 0..self.checkers.len() {
             self.checkers[view].accepted(write);
@@ -124,7 +121,6 @@ impl Views {
             missing.last = missing.last.max(visible.at);
             if missing.views == 0 {
                 self.visible.push(Visible { at: missing.last, ..visible });
-                self.canaries -= u64::from(missing.canary);
                 self.missing.remove(&visible.write.op);
             }
         }
@@ -146,10 +142,11 @@ impl Views {
         if self.several() { self.missing.len() as u64 } else { self.checkers.iter().map(Checker::outstanding).sum() }
     }
 
-    /// The same, of canaries only.
+    /// Whether something is outstanding, and all of it is lost ([`Checker::overtaken`]): there is nothing to wait for.
     #[must_use]
-    pub fn outstanding_canaries(&self) -> u64 {
-        if self.several() { self.canaries } else { self.checkers.iter().map(Checker::outstanding_canaries).sum() }
+    pub fn all_overtaken(&self) -> bool {
+        let lost = |checker: &Checker| checker.overtaken().len() as u64 == checker.outstanding();
+        self.outstanding() > 0 && self.checkers.iter().all(lost)
     }
 
     /// Sightings of what other writers wrote.
@@ -200,14 +197,13 @@ impl Views {
 
     /// The last word of every checker ([`Checker::finish`]).
     pub fn finish(&mut self, lost: bool, unsure: &dyn Fn(Option<u64>, u128) -> bool) -> Left {
+        let overtaken = self.checkers.iter().filter(|_| lost).flat_map(Checker::overtaken);
+        self.lost = overtaken.map(|write| write.op).collect::<HashSet<u64>>().len() as u64;
         let by_view: Vec<_> = self.checkers.iter_mut().map(|checker| checker.finish(lost, unsure)).collect();
         let mut writes: Vec<Write> = by_view.iter().flatten().copied().collect();
         writes.sort_by_key(|write| (write.intended, write.op));
         writes.dedup_by_key(|write| write.op);
-        if lost {
-            self.lost = writes.len() as u64;
-        }
-        Left { writes, by_view }
+        Left { late: writes.len() as u64 - self.lost, writes, by_view }
     }
 
     /// All keys of this run and what the planes should show of them; the same for every view server.
@@ -219,7 +215,7 @@ impl Views {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Sight;
+    use crate::journal::{Phase, Sight};
 
     fn write(op: u64, phase: Phase) -> Write {
         Write { id: op.into(), version: 1, op, hash: 0, delete: false, intended: 1_000, phase, sampled: false }
@@ -251,7 +247,7 @@ mod tests {
         views.seen(sighting(0, 2, 6_000));
         views.accepted(write(2, Phase::Canary));
         assert_eq!(times(&mut views), (vec![(0, 6_000), (1, 8_000)], vec![8_000]));
-        assert_eq!((views.outstanding(), views.outstanding_canaries()), (0, 0));
+        assert_eq!(views.outstanding(), 0);
     }
 
     #[test]
@@ -263,8 +259,16 @@ mod tests {
         views.seen(sighting(0, 1, 5_000));
         views.seen(sighting(1, 1, 5_000));
         views.seen(sighting(0, 2, 5_000));
+        assert!(!views.all_overtaken(), "they may be late");
+        for op in 1_000..1_512 {
+            views.accepted(write(op, Phase::Canary));
+            views.seen(sighting(0, op, 9_000));
+            views.seen(sighting(1, op, 9_000));
+        }
+        assert!(views.all_overtaken());
         let left = views.finish(true, &|_, _| false);
         assert_eq!((left.writes.len(), left.by_view[0].len(), left.by_view[1].len()), (2, 1, 2));
+        assert_eq!(left.late, 0);
         assert_eq!(views.violations().lost, 2);
         assert!(views.examples().iter().all(|text| text.ends_with("(a)") || text.ends_with("(b)")));
     }

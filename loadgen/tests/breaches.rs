@@ -78,6 +78,15 @@ fn a_version_that_two_accepted_writes_were_given_is_named() {
 }
 
 #[test]
+fn an_accepted_update_without_effect_is_named() {
+    let summary = sabotaged(Faults { ineffective_every: Some(20), ..Faults::default() });
+    assert_eq!(summary.verdict, Verdict::Incorrect);
+    assert!(summary.unchanged > 0 && summary.violations.lost >= summary.unchanged, "{:?}", summary.violations);
+    assert_eq!(summary.violations.total(), summary.violations.lost, "{:?}", summary.examples);
+    assert!(summary.examples.iter().any(|text| text.contains("is another one's")), "{:?}", summary.examples);
+}
+
+#[test]
 fn a_lost_event_is_named() {
     let summary = sabotaged(Faults { lose_every: Some(100), ..Faults::default() });
     assert_eq!(summary.verdict, Verdict::Incorrect);

@@ -66,6 +66,49 @@ fn a_judge_that_falls_behind_ends_the_run_as_not_valid_and_delays_no_command() {
 }
 
 #[test]
+fn planes_that_could_not_be_compared_make_the_run_invalid() {
+    let _alone = alone();
+    let stub = stub(Faults { lists_fail: true, ..Faults::default() });
+    let summary = support::go(&stub, "--rate 200 --duration 1s").summary;
+    assert_eq!(summary.verdict, Verdict::SloFailed, "{:?}", summary.reasons);
+    assert!(summary.reasons.iter().any(|why| why.contains("could not be compared")), "{:?}", summary.reasons);
+    assert!(summary.view_compared.starts_with("no: the data plane answered"), "{}", summary.view_compared);
+    let summary = support::go(&stub, "--rate 200 --duration 1s --no-verify").summary;
+    assert!(!summary.reasons.iter().any(|why| why.contains("could not be compared")), "{:?}", summary.reasons);
+}
+
+#[test]
+fn what_is_in_flight_or_unsent_at_the_end_of_the_drain_counts_at_its_wait() {
+    let _alone = alone();
+    // 200 preloaded, 250 of the warm-up, then half of the measured phase; the stub stands still until after the drain,
+    // before which the generator waits in vain for the metrics, two seconds for each plane.
+    let stall = Some((700, Duration::from_secs(8)));
+    let stub = stub(Faults { stall, ..Faults::default() });
+    let summary = support::go(&stub, "--rate 500 --duration 1s --reads 100 --drain-timeout 1s --timeout 30s").summary;
+    assert_eq!(summary.sent + summary.unsent, 500);
+    assert!((1..=32).contains(&summary.timed_out), "one on each connection: {}", summary.timed_out);
+    assert_eq!(summary.accepted + summary.timed_out, summary.sent);
+    let (command, read) = (summary.command.unwrap(), summary.read.unwrap());
+    assert_eq!((command.count, read.count), (500, 100));
+    assert!(command.max_ms > 1_000.0 && read.max_ms > 1_000.0, "{command:?} {read:?}");
+    assert!((1..=8).contains(&summary.reads_failed), "one on each connection: {}", summary.reads_failed);
+    assert!(summary.reads_unsent > 10, "{}", summary.reads_unsent);
+    assert!(summary.reasons.iter().any(|why| why.contains("of 100 reads")), "{:?}", summary.reasons);
+    assert_eq!(summary.violations.total(), 0, "{:?}", summary.examples);
+}
+
+#[test]
+fn what_no_canary_was_accepted_after_is_late_and_not_lost() {
+    let _alone = alone();
+    // Accepted are 200 of the preload and the first 800 of the run; of these every 50th is missing.
+    let stub = stub(Faults { overloaded: true, lose_every: Some(50), ..Faults::default() });
+    let summary = support::go(&stub, "--rate 500 --duration 3s --mix create=100 --drain-timeout 5s").summary;
+    assert_eq!(summary.violations.lost, 0, "{:?}", summary.examples);
+    assert!(summary.outstanding > 10 && summary.drain_s >= 5.0, "{} {}", summary.outstanding, summary.drain_s);
+    assert_ne!(summary.verdict, Verdict::Incorrect, "{:?}", summary.reasons);
+}
+
+#[test]
 fn planted_loss_is_reported_as_exactly_that_many_lost() {
     let _alone = alone();
     let (stub, finished) = undisturbed(
@@ -103,6 +146,18 @@ fn commands_that_are_refused_are_counted_and_make_the_rate_unsustainable() {
     assert_eq!(summary.verdict, Verdict::SloFailed);
     assert!(summary.refused > 500, "{}", summary.refused);
     assert_eq!(summary.sent, summary.accepted + summary.refused);
+}
+
+#[test]
+fn a_batch_that_is_refused_counts_as_its_commands() {
+    let _alone = alone();
+    let stub = stub(Faults { overloaded: true, ..Faults::default() });
+    // The stub accepts a thousand requests: the preload, and a few of the warm-up.
+    let line = "--rate 1000 --duration 3s --preload 990 --mix create=50,batch=50 --batch-size 20";
+    let summary = support::go(&stub, line).summary;
+    assert!((2_000..4_000).contains(&summary.sent), "{}", summary.sent);
+    assert_eq!(summary.sent, summary.accepted + summary.refused);
+    assert!(summary.refused > 1_500, "{}", summary.refused);
 }
 
 #[test]

@@ -243,6 +243,18 @@ fn verify_tells_equal_planes_from_different_ones() {
 }
 
 #[test]
+fn verify_compares_each_view_server_with_postgres() {
+    let _alone = alone();
+    let stub = stub(Faults { second_lists_less: true, ..Faults::default() });
+    go(&stub, "--rate 300 --duration 1s --no-verify");
+    let host = |url: &str| url.trim_start_matches("http://").to_owned();
+    let (code, text) = ends(Some(&stub), &format!("verify --dataplane-url {},{}", stub.view, stub.second_view));
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains(&format!(" 0 differ in the view of {}", host(&stub.view))), "{text}");
+    assert!(text.contains(&format!(" differ in the view of {}", host(&stub.second_view))), "{text}");
+}
+
+#[test]
 fn an_independent_prober_sees_the_same_latency() {
     let _alone = alone();
     let stub = stub(Faults::default());

@@ -95,15 +95,67 @@ fn a_deletion_covers_everything() {
     assert_eq!(unknown_version.outstanding(), 0);
 }
 
+/// Canaries of every partition are accepted, and those that `shows` says are seen.
+fn send_canaries(checker: &mut Checker, shows: impl Fn(u128) -> bool) {
+    for id in 1_000..1_512 {
+        checker.accepted(Write { phase: Phase::Canary, ..write(id, 1) });
+        if shows(id) {
+            checker.seen(sight(id, 1, 9_000));
+        }
+    }
+}
+
 #[test]
 fn what_is_never_seen_is_lost() {
     let mut checker = Checker::new();
     checker.accepted(write(1, 1));
     checker.accepted(write(2, 1));
     checker.seen(sight(2, 1, 5_000));
+    send_canaries(&mut checker, |_| true);
     assert_eq!(checker.finish(true, &none).len(), 1);
     assert_eq!(checker.violations().lost, 1);
     assert!(checker.examples()[0].starts_with("lost: "), "{:?}", checker.examples());
+}
+
+#[test]
+fn what_no_later_write_of_its_partition_has_overtaken_is_late_and_not_lost() {
+    let stands_still = |id: u128| canaries::place(id) % 6 == 2;
+    let unseen = || {
+        let mut checker = Checker::new();
+        for id in 1..=60 {
+            checker.accepted(write(id, 1));
+        }
+        checker
+    };
+    let late = (1..=60).filter(|&id| stands_still(id)).count() as u64;
+    assert!((1..60).contains(&late));
+    // One of six partitions stands still: that is a sixth of the canaries.
+    let mut checker = unseen();
+    send_canaries(&mut checker, |id| !stands_still(id));
+    assert!(checker.overtaken().iter().all(|write| !stands_still(write.id)));
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().lost, 60 - late);
+    // No canary was accepted.
+    let mut checker = unseen();
+    assert_eq!((checker.finish(true, &none).len(), checker.violations().lost), (60, 0));
+    // All are visible, but the watch has just started over.
+    let mut checker = unseen();
+    send_canaries(&mut checker, |_| true);
+    checker.reset();
+    assert_eq!(checker.overtaken().len(), 0);
+}
+
+#[test]
+fn a_canary_is_no_proof_that_another_one_is_lost() {
+    let mut checker = Checker::new();
+    send_canaries(&mut checker, |id| id % 50 != 0);
+    assert_eq!(checker.outstanding(), 11);
+    assert_eq!(checker.overtaken().len(), 0);
+    // Where something else is lost, so are they.
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    send_canaries(&mut checker, |id| id % 50 != 0);
+    assert_eq!(checker.overtaken().len(), 12);
 }
 
 #[test]
@@ -246,6 +298,7 @@ fn a_settled_key_keeps_every_promise() {
     assert_eq!(checker.violations().phantom, 1, "a version that nobody wrote");
     let mut checker = settled();
     checker.accepted(delete(1, 3));
+    send_canaries(&mut checker, |_| true);
     assert_eq!((checker.finish(true, &none).len(), checker.violations().lost), (1, 1));
     let mut checker = settled();
     checker.accepted(delete(1, 3));

@@ -1,10 +1,11 @@
 //! Reads by id, and what one of them can prove alone.
 
-use super::{Observer, Read};
+use super::{Observer, Read, Reading};
 use crate::client::{Completion, Ready};
 use crate::document::{self, RunTag, format_uuid};
 use crate::journal::{Breach, Message, ReadRecord};
 use crate::probe::deleted_version;
+use crate::schedule::GRACE;
 
 impl Observer {
     /// Sends the reads that are due; when the next one is.
@@ -42,6 +43,39 @@ impl Observer {
                 out.extend_from_slice(api_key.as_bytes());
                 out.extend_from_slice(b"\r\n\r\n");
             });
+        }
+    }
+
+    /// What the view servers have kept waiting past the end of the schedule is not sent any more; says when no read is
+    /// left to wait for.
+    pub(super) fn end_reads(&mut self, now: u64) {
+        let over = |reads: &Reading| now >= reads.schedule.end().saturating_add(GRACE);
+        if self.reads.as_ref().is_some_and(over) {
+            self.leave_unsent(now);
+        }
+        let sent = |reads: &Reading| reads.schedule.peek().is_none();
+        if self.reads.as_ref().is_some_and(sent) && self.pools.iter().all(|pool| pool.busy() == 0) {
+            self.reads = None;
+            self.report();
+            self.reporter.send(Message::ReadsIdle);
+        }
+    }
+
+    /// Ends the reads now, with those that wait for their answers.
+    pub(super) fn give_up_reads(&mut self, now: u64) {
+        self.leave_unsent(now);
+        for index in 0..self.pools.len() {
+            while let Some(unanswered) = self.pools[index].expired(u64::MAX) {
+                self.finish_read(index, unanswered, now);
+            }
+        }
+    }
+
+    fn leave_unsent(&mut self, now: u64) {
+        let Some(reads) = &mut self.reads else { return };
+        let waits = reads.schedule.give_up(now, reads.measure_from);
+        if !waits.is_empty() {
+            self.reporter.send(Message::ReadsUnsent(waits));
         }
     }
 
@@ -125,8 +159,18 @@ fn check_read(read: &Read, status: u16, etag: Option<u32>, body: &[u8], run: &Ru
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
     use super::*;
-    use crate::observer::Known;
+    use crate::client::Endpoint;
+    use crate::clock::{Clock, SECOND};
+    use crate::journal::{Reporter, Shared};
+    use crate::observer::{Known, ObserverSettings, ReadOrder, Readable};
+    use crate::priority::Priority;
+    use crate::schedule::{Arrivals, Schedule};
 
     const RUN: &RunTag = b"00c0ffee";
     const ID: &str = "01912f5e-0b7c-7cc3-98c4-dc0c0c07398f";
@@ -146,6 +190,51 @@ mod tests {
             known.put(crate::observer::Readable { id: u128::from(id).into(), known: at });
         }
         assert!(known.heap_bytes() <= 100_000 * 40, "{}", known.heap_bytes());
+    }
+
+    #[test]
+    fn reads_that_were_not_sent_or_not_answered_count_at_their_wait() {
+        // A server that takes connections, and never answers.
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let view = Endpoint::parse(&format!("http://{}", server.local_addr().unwrap())).unwrap();
+        let settings = ObserverSettings {
+            views: vec![view],
+            api_key: "nxs_k".to_owned(),
+            read_connections: 1,
+            timeout: 600 * SECOND,
+            run: *RUN,
+            priority: Priority::None,
+            reads: true,
+            seed: 1,
+        };
+        let (clock, shared) = (Clock::start(), Arc::new(Shared::default()));
+        let ((sender, heard), (orders, ordered)) = (sync_channel(64), sync_channel(2));
+        let reporter = Reporter::new(sender, 64, Arc::clone(&shared));
+        let mut observer = Observer::new(clock, settings, Arc::clone(&shared), reporter, ordered).unwrap();
+        observer.known.put(Readable { id: 1_u128.into(), known: Known { version: 1, deleted: false } });
+        let observing = std::thread::spawn(move || observer.run());
+        let start = clock.now();
+        let schedule = Schedule::new(Arrivals::Constant, 100.0, start, start + SECOND / 5, 1);
+        orders.send(ReadOrder::Follow { schedule, measure_from: start }).unwrap();
+        let (mut unsent, mut unanswered) = (Vec::new(), Vec::new());
+        loop {
+            match heard.recv_timeout(Duration::from_secs(10)).expect("all reads, and that there are no more") {
+                Message::ReadsUnsent(waits) => {
+                    unsent.extend(waits);
+                    orders.send(ReadOrder::GiveUp).unwrap();
+                }
+                Message::Reads(records) => unanswered.extend(records),
+                Message::ReadsIdle => break,
+                _ => {}
+            }
+        }
+        shared.stop.store(true, Ordering::Relaxed);
+        observing.join().unwrap();
+        // One connection, and so at most one read in flight.
+        assert!(unanswered.len() <= 1 && unsent.len() + unanswered.len() == 20, "{unsent:?} {unanswered:?}");
+        assert!(unsent.iter().all(|&waited| waited >= GRACE), "{unsent:?}");
+        let waited = |read: &ReadRecord| read.measured && read.status == 0 && read.answered >= read.intended + GRACE;
+        assert!(unanswered.iter().all(waited), "{unanswered:?}");
     }
 
     #[test]

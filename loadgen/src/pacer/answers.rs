@@ -47,7 +47,10 @@ impl Pacer {
                     sampled = probes.offer(&self.poller, id, version, deleted, flight.intended, token, now);
                 }
                 let row = Row { outcome, status, id, version, hash, sampled };
-                self.settle(&flight, operation, row, now);
+                // A batch that is turned away as a whole is all of its commands.
+                for &operation in &flight.operations {
+                    self.settle(&flight, operation, row, now);
+                }
             }
         }
         self.pool.release(slot, now);
@@ -147,6 +150,7 @@ impl Pacer {
 }
 
 /// What one command's answer said.
+#[derive(Clone, Copy)]
 struct Row {
     outcome: Outcome,
     status: u16,

@@ -102,6 +102,10 @@ fn list(body: &mut String, lines: &[String]) {
 
 fn latencies(body: &mut String, summary: &Summary) {
     body.push_str("<h2>Latencies, ms</h2>\n<table><tr><th></th><th>count</th><th>mean</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th></tr>\n");
+    let mut reads = String::from("reads: intended → answered");
+    if summary.reads_failed + summary.reads_unsent > 0 {
+        let _ = write!(reads, " ({} failed, {} never sent)", summary.reads_failed, summary.reads_unsent);
+    }
     let mut row = |name: &str, latency: Option<Latency>| {
         let Some(Latency { count, mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }) = latency else { return };
         let _ = writeln!(
@@ -115,7 +119,7 @@ fn latencies(body: &mut String, summary: &Summary) {
     }
     row("response time: intended → answered", summary.command);
     row("service time: sent → answered", summary.service);
-    row("reads: intended → answered", summary.read);
+    row(&reads, summary.read);
     row("send delay: intended → sent", summary.send_delay);
     row("of it, the generator's own", summary.own_delay);
     body.push_str("</table>\n");
@@ -216,7 +220,7 @@ fn trust(body: &mut String, summary: &Summary) {
     );
     if summary.verdict == Verdict::Invalid {
         body.push_str(
-            "<p><b>The generator itself was the bottleneck: these figures say nothing about the servers.</b></p>\n",
+            "<p><b>The generator itself was the bottleneck, or could not check what it has to: this run says nothing about the servers.</b></p>\n",
         );
     }
 }

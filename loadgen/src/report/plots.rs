@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use super::{Interval, ReportError};
+use super::{Interval, ReportError, Values};
 use crate::recorder::Row;
 
 const WIDTH: u32 = 900;
@@ -250,29 +250,26 @@ fn linear(
     legend(&mut chart, position)
 }
 
-/// How many values of `measure` fell where, second by second; darker is more.
+/// How many values of a measure fell where, second by second; darker is more.
 ///
 /// # Errors
 /// Drawing failed.
-pub fn heatmap(intervals: &[Interval], measure: &str) -> Result<String, ReportError> {
+pub fn heatmap(seconds: &[Values], measure: &str) -> Result<String, ReportError> {
     const STEPS_PER_DECADE: f64 = 10.0;
-    let shown: Vec<&Interval> = intervals.iter().filter(|interval| interval.measure == measure).collect();
-    let end = shown.iter().map(|interval| interval.start_s + interval.length_s).fold(1.0, f64::max);
-    let extremes = shown.iter().flat_map(|i| [i.histogram.min() as f64 / 1e6, i.histogram.max() as f64 / 1e6]);
-    let (low, high) = decades(extremes);
+    let end = seconds.iter().map(|second| second.start_s + second.length_s).fold(1.0, f64::max);
+    let (low, high) = decades(seconds.iter().flat_map(|second| second.counts.iter().map(|(ms, _)| *ms)));
     let rows = ((high / low).log10() * STEPS_PER_DECADE).round() as usize;
     let mut cells = Vec::new();
-    for interval in &shown {
+    for second in seconds {
         let mut counts = vec![0u64; rows];
-        for value in interval.histogram.iter_recorded() {
-            let ms = value.value_iterated_to() as f64 / 1e6;
+        for (ms, count) in &second.counts {
             let row = ((ms / low).log10() * STEPS_PER_DECADE).max(0.0) as usize;
-            counts[row.min(rows - 1)] += value.count_since_last_iteration();
+            counts[row.min(rows - 1)] += count;
         }
         for (row, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             let bottom = low * 10f64.powf(row as f64 / STEPS_PER_DECADE);
             let top = low * 10f64.powf((row + 1) as f64 / STEPS_PER_DECADE);
-            cells.push((interval.start_s, interval.start_s + interval.length_s, bottom, top, count));
+            cells.push((second.start_s, second.start_s + second.length_s, bottom, top, count));
         }
     }
     let most = cells.iter().map(|cell| cell.4).max().unwrap_or(1) as f64;

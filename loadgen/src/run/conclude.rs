@@ -23,6 +23,36 @@ impl Record for Seen {
     }
 }
 
+/// How the comparison of the planes at the end went.
+struct Compared {
+    /// In words, for `view_compared`.
+    said: String,
+    /// It was due, and could not be done: that the planes agree is not known.
+    failed: bool,
+}
+
+impl Compared {
+    /// There was none, and was to be none.
+    fn not_due(why: &str) -> Self {
+        Self { said: why.to_owned(), failed: false }
+    }
+
+    /// What was found of each view server, or why nothing was.
+    fn of(outcomes: &[(String, Result<String, String>)]) -> Self {
+        let in_words = |outcome: &Result<String, String>| match outcome {
+            Ok(found) => format!("yes: {found}"),
+            Err(why) => format!("no: {why}"),
+        };
+        let said = match outcomes {
+            [(_, outcome)] => in_words(outcome),
+            all => {
+                all.iter().map(|(at, outcome)| format!("{at}: {}", in_words(outcome))).collect::<Vec<_>>().join("; ")
+            }
+        };
+        Self { said, failed: outcomes.iter().any(|(_, outcome)| outcome.is_err()) }
+    }
+}
+
 impl Running {
     /// The summary, but for the objectives.
     pub(super) fn conclude(&mut self, ended: u64, drain_s: f64, lost: bool) -> Result<Summary, RunError> {
@@ -46,7 +76,8 @@ impl Running {
             }
         }
         let l2c_by_view = self.l2c_by_view(&left);
-        let left = left.writes;
+        let (late, left) = (left.late, left.writes);
+        let lost = left.len() as u64 > late;
         let around = Surroundings {
             phase: "drain",
             outstanding: left.len() as u64,
@@ -56,7 +87,7 @@ impl Running {
         self.judge.recorder.tick(now, &around).map_err(RunError::io("timeline.csv can't be written"))?;
 
         let cross_check = self.judge.samples.compare();
-        let view_compared = self.compare_planes(left.len() as u64, lost);
+        let Compared { said: view_compared, failed: not_compared } = self.compare_planes(late, lost);
         let counts = self.judge.recorder.counts();
         let heard = &self.judge.heard;
         let set = self.judge.recorder.total();
@@ -94,6 +125,7 @@ impl Running {
             service: latency(Measure::Service),
             read: latency(Measure::Read),
             reads_failed: self.judge.recorder.reads().1,
+            reads_unsent: self.judge.recorder.reads_unsent(),
             l2c: latency(Measure::L2c),
             l2c_by_view,
             send_delay: latency(Measure::SendDelay),
@@ -125,7 +157,7 @@ impl Running {
         if summary.violations.lost > 0 {
             self.look_for(&left, &mut summary.examples);
         }
-        self.give_verdict(&mut summary);
+        self.give_verdict(&mut summary, late, not_compared);
         Ok(summary)
     }
 
@@ -166,7 +198,7 @@ impl Running {
         }
     }
 
-    fn give_verdict(&self, summary: &mut Summary) {
+    fn give_verdict(&self, summary: &mut Summary, late: u64, not_compared: bool) {
         let violations = summary.violations;
         if violations.total() > 0 {
             let named = violations.named();
@@ -217,6 +249,11 @@ impl Running {
                 ),
             );
         }
+        if not_compared {
+            // What a comparison would have found is a breach: without it nobody knows.
+            let reason = format!("Postgres and the view could not be compared ({})", summary.view_compared);
+            summary.object(Verdict::SloFailed, reason);
+        }
         if let Some(why) = &self.aborted {
             summary.object(Verdict::SloFailed, why.clone());
         }
@@ -242,44 +279,49 @@ impl Running {
             );
             summary.object(Verdict::SloFailed, reason);
         }
-        if summary.outstanding > 0 && violations.lost == 0 {
-            let reason = format!("{} accepted writes were not visible by the end of the drain", summary.outstanding);
+        if late > 0 {
+            let reason = format!("{late} accepted writes were not visible by the end of the drain");
             summary.object(Verdict::SloFailed, reason);
+        }
+        let (reads, unsent, failed) = (self.judge.recorder.reads().0, summary.reads_unsent, summary.reads_failed);
+        if reads_fall_short(reads, unsent, failed) {
+            let due = reads + unsent;
+            let reason =
+                format!("unsustainable at this rate: of {due} reads, {failed} failed and {unsent} were never sent");
+            let verdict = if own_fault { Verdict::Invalid } else { Verdict::SloFailed };
+            summary.object(verdict, reason);
         }
     }
 
     /// Walks both planes, unless told not to or while the view is known to be behind.
-    fn compare_planes(&mut self, outstanding: u64, lost: bool) -> String {
+    fn compare_planes(&mut self, late: u64, lost: bool) -> Compared {
         if self.options.load.no_verify {
-            return "not asked for".to_owned();
+            return Compared::not_due("not asked for");
         }
         if self.shared.overrun() {
-            return "no: the checker has not heard of every command".to_owned();
+            return Compared::not_due("no: the checker has not heard of every command");
         }
-        if outstanding > 0 && !lost {
-            return "no: the view was still behind at the end of the drain".to_owned();
+        if late > 0 {
+            return Compared::not_due("no: the view was still behind at the end of the drain");
         }
         self.live.say("comparing Postgres with the view");
         let targets = &self.options.targets;
         let (Ok(control), Ok(views)) = (targets.control(), targets.views()) else {
-            return "no: a name no longer resolves".to_owned();
+            return Compared { said: "no: a name no longer resolves".to_owned(), failed: true };
         };
         let mut control = Exchange::new(control, &targets.api_key);
-        let mut said = Vec::new();
+        let mut outcomes = Vec::new();
         for view in views {
             let at = view.authority.clone();
             let outcome =
                 self.compare_with(&mut control, &mut Exchange::new(view, &self.options.targets.api_key), lost);
-            said.push((at, outcome));
+            outcomes.push((at, outcome));
         }
-        match said.as_slice() {
-            [(_, outcome)] => outcome.clone(),
-            all => all.iter().map(|(at, outcome)| format!("{at}: {outcome}")).collect::<Vec<_>>().join("; "),
-        }
+        Compared::of(&outcomes)
     }
 
-    /// Walks the control plane and one view server.
-    fn compare_with(&mut self, control: &mut Exchange, view: &mut Exchange, lost: bool) -> String {
+    /// Walks the control plane and one view server; what that found.
+    fn compare_with(&mut self, control: &mut Exchange, view: &mut Exchange, lost: bool) -> Result<String, String> {
         let checker = &self.judge.checker;
         let mut behind = Vec::new();
         let mut seen = Keyed::default();
@@ -306,9 +348,10 @@ impl Running {
                 if comparison.different == 0 && !lost && !behind.is_empty() {
                     self.judge.checker.mismatch(behind.len() as u64, &behind);
                 }
-                format!("yes: {} entities, {} differ", comparison.entities, comparison.different)
+                Ok(format!("{} entities, {} differ", comparison.entities, comparison.different))
             }
-            Err(error) => format!("no: {error}"),
+            // The walk may have ended anywhere: what it has not shown is not behind.
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -319,6 +362,11 @@ fn falls_short(accepted: u64, due: u64) -> bool {
     (accepted as f64) < 0.99 * due as f64
 }
 
+/// Whether too many reads failed or were not sent for the others to stand for all: a 503 is a fast answer.
+fn reads_fall_short(sent: u64, unsent: u64, failed: u64) -> bool {
+    falls_short(sent - failed, sent + unsent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,5 +375,22 @@ mod tests {
     fn fewer_arrivals_than_the_rate_says_are_no_fault_of_the_servers() {
         assert!(!falls_short(1_737, 1_737), "1,800 were to be expected of Poisson arrivals");
         assert!(falls_short(1_700, 1_737), "refused, failed or never sent");
+    }
+
+    #[test]
+    fn reads_that_failed_or_were_not_sent_are_no_fast_reads() {
+        assert!(!reads_fall_short(0, 0, 0), "none were asked for");
+        assert!(!reads_fall_short(1_000, 0, 10));
+        assert!(reads_fall_short(1_000, 0, 11) && reads_fall_short(980, 20, 0) && reads_fall_short(990, 10, 5));
+    }
+
+    #[test]
+    fn a_comparison_that_could_not_be_done_on_one_view_server_has_failed() {
+        let found = || Ok("3 entities, 0 differ".to_owned());
+        let compared = Compared::of(&[("a:1".to_owned(), found())]);
+        assert_eq!((compared.said.as_str(), compared.failed), ("yes: 3 entities, 0 differ", false));
+        let compared = Compared::of(&[("a:1".to_owned(), found()), ("b:1".to_owned(), Err("500".to_owned()))]);
+        assert_eq!((compared.said.as_str(), compared.failed), ("a:1: yes: 3 entities, 0 differ; b:1: no: 500", true));
+        assert!(!Compared::not_due("not asked for").failed);
     }
 }

@@ -19,10 +19,14 @@ use crate::summary::Summary;
 const WATCH_DEADLINE: u64 = 10 * SECOND;
 /// With nothing new for this long, and something outstanding, canaries are sent.
 const QUIET: u64 = 1_500 * MILLISECOND;
-/// Enough creates that every partition gets some.
-const CANARIES: u64 = 256;
-/// The share of canaries that must be seen to say that what is missing is lost, not late.
+/// Enough creates that every partition gets some, of as many as there may be.
+const CANARIES: u64 = 512;
+/// The share of canaries that must have been accepted and seen to say that anything is lost, not late. For our own
+/// planes one in the same partition is proof ([`crate::checker::Checker::overtaken`]); of others, which may choose
+/// partitions in another way, it is not known whether one stands still.
 const CANARIES_SEEN: f64 = 0.8;
+/// How long the other threads may take to say what they have given up.
+const GIVE_UP: u64 = SECOND;
 /// Between the order to begin and the first arrival.
 const LEAD: u64 = 50 * MILLISECOND;
 /// Steps over which the number of outstanding writes is averaged, for its slope.
@@ -49,12 +53,11 @@ impl Running {
         let schedule = Schedule::new(arrivals, rate, start, self.measure_to, seed);
         if load.reads > 0.0 {
             let schedule = Schedule::new(load.arrivals, load.reads, start, self.measure_to, seed ^ 1);
-            let order = ReadOrder { schedule, measure_from: self.measure_from };
+            let order = ReadOrder::Follow { schedule, measure_from: self.measure_from };
+            self.judge.heard.reads_open = true;
             let _ = self.read_orders.send(order);
         }
-        let order = Order::Follow { schedule, measure_from: self.measure_from, closed: load.closed };
-        self.judge.heard.commands_idle = false;
-        let _ = self.orders.send(order);
+        self.order(Order::Follow { schedule, measure_from: self.measure_from, closed: load.closed });
         let wall_start = SystemTime::now() + Duration::from_nanos(LEAD);
         self.judge.recorder.begin(start, wall_start).map_err(RunError::io("run.hlog can't be written"))?;
         (self.next_tick, self.next_lag) = (start + SECOND, start);
@@ -75,6 +78,12 @@ impl Running {
         let mut summary = self.conclude(ended, drain, lost)?;
         (summary.stages, summary.usage) = (stages, usage);
         Ok((summary, measured_at))
+    }
+
+    /// Gives the pacer an order.
+    fn order(&mut self, order: Order) {
+        self.ordered += 1;
+        let _ = self.orders.send(order);
     }
 
     /// Notes the planes' metrics.
@@ -109,7 +118,7 @@ impl Running {
             return Ok(());
         }
         self.live.say(&format!("preloading {count} signals"));
-        let _ = self.orders.send(Order::Creates { count, phase: Phase::Preload });
+        self.order(Order::Creates { count, phase: Phase::Preload });
         let patience = nanos(self.options.load.drain_timeout).max(10 * SECOND);
         let deadline = self.clock.now() + patience;
         self.wait(deadline, |judge| judge.heard.order_done || judge.heard.preload_refused.is_some())?;
@@ -135,9 +144,11 @@ impl Running {
     }
 
     /// Waits until everything accepted is visible, or is proven lost, or time is up. The seconds
-    /// that took, and whether what is left is lost.
+    /// that took, and whether what later writes have overtaken is lost.
     fn drain(&mut self, ended: u64) -> Result<(f64, bool), RunError> {
-        let deadline = self.clock.now() + nanos(self.options.load.drain_timeout);
+        let mut quiet_since = self.clock.now();
+        let deadline = quiet_since + nanos(self.options.load.drain_timeout);
+        let mut last = self.judge.last_visible();
         let mut canaries = false;
         loop {
             if self.shared.overrun() {
@@ -146,8 +157,9 @@ impl Running {
                 self.wait_uninterrupted(until, |_| false)?;
                 return Ok((seconds(self.clock.now().saturating_sub(ended)), false));
             }
-            let done = |judge: &Judge| judge.heard.commands_idle && judge.checker.outstanding() == 0;
-            let last = self.judge.last_visible();
+            let ordered = self.ordered;
+            let answered = |judge: &Judge| judge.heard.commands_idle == ordered;
+            let done = |judge: &Judge| answered(judge) && !judge.heard.reads_open && judge.checker.outstanding() == 0;
             let quiet_at = (self.clock.now() + QUIET).min(deadline);
             self.wait_uninterrupted(quiet_at, done)?;
             if done(&self.judge) {
@@ -155,25 +167,30 @@ impl Running {
                 return Ok((seconds(until - ended), false));
             }
             let now = self.clock.now();
-            let unseen = self.judge.checker.outstanding_canaries();
-            if canaries
-                && self.judge.heard.order_done
-                && (CANARIES - unseen.min(CANARIES)) as f64 >= CANARIES_SEEN * CANARIES as f64
-                && self.judge.last_visible() == last
-            {
-                // Later writes of all partitions were seen: what is missing was passed over.
-                return Ok((seconds(now - ended), true));
+            if self.judge.last_visible() != last {
+                (last, quiet_since) = (self.judge.last_visible(), now);
             }
-            if now >= deadline {
-                return Ok((seconds(now - ended), false));
+            let quiet = now >= quiet_since + QUIET;
+            let seen = self.judge.canaries_seen() as f64 >= CANARIES_SEEN * CANARIES as f64;
+            let moved_on = quiet && seen && self.judge.heard.order_done;
+            if now >= deadline || (moved_on && self.judge.checker.all_overtaken()) {
+                self.give_up()?;
+                return Ok((seconds(now - ended), moved_on));
             }
-            if !canaries && self.judge.heard.commands_idle && self.judge.last_visible() == last {
+            if !canaries && quiet && answered(&self.judge) && self.judge.checker.outstanding() > 0 {
                 canaries = true;
                 self.judge.heard.order_done = false;
-                self.judge.heard.commands_idle = false;
-                let _ = self.orders.send(Order::Creates { count: CANARIES, phase: Phase::Canary });
+                self.order(Order::Creates { count: CANARIES, phase: Phase::Canary });
             }
         }
+    }
+
+    /// Ends what is still in flight: it counts at its wait, as timed out.
+    fn give_up(&mut self) -> Result<(), RunError> {
+        self.order(Order::GiveUp);
+        let _ = self.read_orders.send(ReadOrder::GiveUp);
+        let (ordered, until) = (self.ordered, self.clock.now() + GIVE_UP);
+        self.wait_uninterrupted(until, |judge| judge.heard.commands_idle == ordered && !judge.heard.reads_open)
     }
 
     fn wait(&mut self, until: u64, done: impl Fn(&Judge) -> bool) -> Result<(), RunError> {

@@ -222,6 +222,10 @@ async fn answer(plane: Plane, state: Shared, request: Request<Incoming>) -> Resu
             return Ok(state.borrow_mut().watch(view));
         }
         if path == "/v1/signals" {
+            let walked = plane != Plane::Control && query.contains("order=");
+            if walked && state.borrow().settings.faults.lists_fail {
+                return Ok(problem(500, "internal", ""));
+            }
             return Ok(state.borrow().page(plane, &query));
         }
         let id = path.trim_start_matches("/v1/signals/").to_owned();
@@ -332,6 +336,10 @@ impl State {
         } else {
             match self.signals.get(id) {
                 Some(signal) if !signal.deleted => {
+                    let commands = self.counters.commands.load(Ordering::Relaxed);
+                    if method == Method::PATCH && every(self.settings.faults.ineffective_every, commands) {
+                        return (200, signal.version, signal.document.clone());
+                    }
                     let status = if method == Method::PATCH { 200 } else { 204 };
                     let number = self.counters.events.load(Ordering::Relaxed);
                     let same = status == 200 && every(self.settings.faults.same_version_every, number);
@@ -466,7 +474,9 @@ impl State {
             .filter(|(_, signal)| !signal.deleted);
         let page: Vec<_> = items.by_ref().take(limit).collect();
         let next = items.next().and_then(|_| page.last()).map(|(id, _)| (*id).clone());
-        let documents: Vec<_> = page.iter().map(|(_, signal)| String::from_utf8_lossy(&signal.document)).collect();
+        let less = usize::from(plane == Plane::View(1) && self.settings.faults.second_lists_less);
+        let documents: Vec<_> =
+            page.iter().skip(less).map(|(_, signal)| String::from_utf8_lossy(&signal.document)).collect();
         let body = format!(r#"{{"items":[{}],"next_cursor":{}}}"#, documents.join(","), json!(next));
         Response::builder()
             .header("content-type", "application/json")

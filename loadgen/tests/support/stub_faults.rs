@@ -35,6 +35,12 @@ pub struct Faults {
     pub corrupt_every: Option<u64>,
     /// Every n-th update is answered with the version of the one before it.
     pub same_version_every: Option<u64>,
+    /// Every n-th command, if it is an update, is accepted and changes nothing: the answer is the version before it.
+    pub ineffective_every: Option<u64>,
+    /// Each page of the second view server's lists is without its first signal.
+    pub second_lists_less: bool,
+    /// The view answers 500 where its lists are walked.
+    pub lists_fail: bool,
     /// Metrics are answered so much later: the generator's judge waits for them.
     pub metrics_late: Duration,
     /// Time per command; the stub serves one at a time.
