@@ -59,6 +59,15 @@ impl Broker {
         local(self.port).to_string()
     }
 
+    /// Every port that it listens on.
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports = vec![self.port, self.internal_port];
+        if redpanda().is_some() {
+            ports.push(self.admin_port);
+        }
+        ports
+    }
+
     fn data(&self) -> PathBuf {
         self.home.join("data")
     }

@@ -96,7 +96,7 @@ impl Postgres {
         if self.scratch {
             args.push("--no-sync".into());
         }
-        let made = run(&self.account, executable("initdb")?, args, &[]).await;
+        let made = run(&self.account, executable("initdb", None)?, args, &[]).await;
         std::fs::remove_file(&password_file).context(|| format!("can't remove {}", password_file.display()))?;
         made?;
         let main = making.join("postgresql.conf");
@@ -136,7 +136,7 @@ impl Postgres {
     pub fn launch(&self) -> Result<Launch> {
         Ok(Launch {
             name: "postgres".to_owned(),
-            program: executable("postgres")?,
+            program: executable("postgres", Some(&self.data()))?,
             args: vec!["-D".into(), self.data().into()],
             env: Vec::new(),
             directory: PathBuf::from("/"),
@@ -201,20 +201,47 @@ impl Postgres {
     }
 }
 
-/// A Postgres program of version 15 or later: the newest that Debian has installed, else the one on PATH.
-fn executable(name: &str) -> Result<PathBuf> {
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = installed
-        .filter_map(|entry| {
-            Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin").join(name)))
-        })
-        .filter(|(major, program)| *major >= OLDEST_MAJOR && program.is_file())
-        .max_by_key(|(major, _)| *major);
+/// A Postgres program of version 15 or later: the newest that Debian has installed, else the one on PATH. For data that
+/// is there, the one of the major version that made it: a newer one does not open it.
+fn executable(name: &str, data: Option<&Path>) -> Result<PathBuf> {
+    let made_by = data.map(major_of).transpose()?.flatten();
+    // Of unknown version: where it does not fit, Postgres' own message names both.
     let on_path = || on_path(name).and_then(|program| program.canonicalize().ok());
-    newest.map(|(_, program)| program).or_else(on_path).ok_or_else(|| LaunchError::Missing {
-        what: format!("PostgreSQL's `{name}` (version {OLDEST_MAJOR} or later)"),
-        hint: "run `make setup`".to_owned(),
+    installed(Path::new("/usr/lib/postgresql"), name, made_by).or_else(on_path).ok_or_else(|| match (made_by, data) {
+        (Some(major), Some(data)) => LaunchError::Missing {
+            what: format!("PostgreSQL {major}'s `{name}`, whose data is in {},", data.display()),
+            hint: format!(
+                "install Debian's postgresql-{major} again, or move the data to the newer version with pg_upgrade, or \
+                 begin anew with `make clean-data`, which removes it"
+            ),
+        },
+        _ => LaunchError::Missing {
+            what: format!("PostgreSQL's `{name}` (version {OLDEST_MAJOR} or later)"),
+            hint: "run `make setup`".to_owned(),
+        },
     })
+}
+
+/// The program of this major version, or else of the newest, below `root`, where Debian has a directory for each.
+fn installed(root: &Path, name: &str, major: Option<u32>) -> Option<PathBuf> {
+    let all = std::fs::read_dir(root).into_iter().flatten().flatten();
+    all.filter_map(|entry| {
+        Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin").join(name)))
+    })
+    .filter(|(found, program)| major.map_or(*found >= OLDEST_MAJOR, |major| *found == major) && program.is_file())
+    .max_by_key(|(found, _)| *found)
+    .map(|(_, program)| program)
+}
+
+/// The major version that made a data directory; `None` where there is none yet.
+fn major_of(data: &Path) -> Result<Option<u32>> {
+    let file = data.join("PG_VERSION");
+    match std::fs::read_to_string(&file) {
+        // What is no number is for Postgres to complain of.
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("can't read {}", file.display())),
+    }
 }
 
 /// The first executable of this name on PATH.
@@ -236,4 +263,30 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .and_then(|()| std::fs::rename(&beside, path))
         .context(|| format!("can't write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_opened_by_the_major_version_that_made_it() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        for version in ["9.6", "14", "15", "17"] {
+            let bin = scratch.path().join(version).join("bin");
+            std::fs::create_dir_all(&bin).expect("made");
+            std::fs::write(bin.join("postgres"), "").expect("written");
+        }
+        let found = |major| installed(scratch.path(), "postgres", major);
+        let of = |version: &str| Some(scratch.path().join(version).join("bin/postgres"));
+        assert_eq!(found(None), of("17"));
+        assert_eq!(found(Some(15)), of("15"));
+        assert_eq!(found(Some(16)), None, "not the newer one in its place");
+
+        assert_eq!(major_of(scratch.path()).expect("nothing there"), None);
+        std::fs::write(scratch.path().join("PG_VERSION"), "15\n").expect("written");
+        assert_eq!(major_of(scratch.path()).expect("readable"), Some(15));
+        let missing = executable("no-such-program", Some(scratch.path())).expect_err("nobody has it").to_string();
+        assert!(missing.contains("postgresql-15"), "{missing}");
+    }
 }

@@ -43,6 +43,14 @@ impl Recipe {
         }
     }
 
+    /// The port, and those that it needs for itself.
+    pub fn ports(&self) -> Vec<u16> {
+        match self {
+            Recipe::Broker(broker) => broker.ports(),
+            Recipe::Postgres(_) | Recipe::Redis(_) => vec![self.port()],
+        }
+    }
+
     pub fn log(&self) -> &Path {
         match self {
             Recipe::Postgres(postgres) => &postgres.log,

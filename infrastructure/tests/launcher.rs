@@ -205,7 +205,7 @@ async fn nothing_outlives_a_killed_process() {
 /// A stack as `nexus up` makes it, taken down when the test ends, however it ends.
 struct Stack {
     home: PathBuf,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
     janitor: Child,
 }
 
@@ -222,21 +222,29 @@ impl Stack {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Stack { home, _scratch: scratch, janitor }
+        Stack { home, scratch, janitor }
     }
 
     fn nexus(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
+        // Away from any `.env` of a developer's.
+        self.nexus_in(Path::new("/"), args, env)
+    }
+
+    fn nexus_in(&self, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nexus"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NEXUS_")) {
             command.env_remove(name);
         }
-        // Away from any `.env` of a developer's.
-        command.current_dir("/").args(args).env("NEXUS_HOME", &self.home).envs(env.iter().copied()).output().unwrap()
+        command.current_dir(dir).args(args).env("NEXUS_HOME", &self.home).envs(env.iter().copied()).output().unwrap()
     }
 
     fn process(&self, name: &str) -> Option<Process> {
         let text = std::fs::read_to_string(self.home.join("run").join(format!("{name}.pid"))).ok()?;
         Process::of(text.trim().parse().unwrap())
+    }
+
+    fn recorded(&self) -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(self.home.join("state.json")).unwrap()).unwrap()
     }
 
     fn env(&self, name: &str) -> String {
@@ -326,9 +334,16 @@ async fn a_busy_port_is_named_and_auto_picks_another() {
     for name in ["postgres", "broker", "redis"] {
         assert_eq!(stack.process(name), None, "nothing is started when a port is missing");
     }
+    // And one that only the broker itself knows of.
+    let internal = || stack.recorded()["ports"]["broker_internal"].as_u64().unwrap();
+    let before = internal();
+    let _also = std::net::TcpListener::bind(("127.0.0.1", u16::try_from(before).unwrap())).unwrap();
+    let said = text(&stack.nexus(&up, &[]));
+    assert!(said.contains(&format!("port {before}, which broker needs")), "{said}");
     let started = stack.nexus(&up, &[AUTO]);
     assert!(started.status.success(), "{}", text(&started));
     assert_ne!(stack.env("NEXUS_REDIS_URL"), url);
+    assert_ne!(internal(), before);
 }
 
 #[test]
@@ -349,6 +364,62 @@ fn a_pid_that_belongs_to_somebody_else_is_left_alone() {
     assert!(Process::of(bystander.id()).is_some(), "it was started at another time than the one on record");
     bystander.kill().unwrap();
     bystander.wait().unwrap();
+}
+
+#[test]
+fn down_stops_the_containers_that_up_started_and_clean_data_takes_their_volumes() {
+    let stack = Stack::new();
+    // No Docker engine: a program that writes down what it is asked for, and answers where a key is made.
+    let bin = stack.scratch.path().join("bin");
+    let script = "#!/bin/sh\necho \"$*\" >> \"$0.log\"\ncase \"$*\" in *create-admin*) echo nxs_key ;; esac";
+    let make = r#"mkdir "$0" && printf '%s\n' "$1" > "$0/docker" && chmod 755 "$0/docker""#;
+    assert!(Command::new("sh").args(["-c", make]).arg(&bin).arg(script).status().unwrap().success());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let asked = || std::fs::read_to_string(bin.join("docker.log")).unwrap();
+
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let env = [("NEXUS_STACK", "compose"), ("PATH", path.as_str())];
+    let up = stack.nexus_in(checkout, &["up"], &env);
+    assert!(up.status.success(), "{}", text(&up));
+    assert_eq!(stack.env("NEXUS_API_KEY"), "nxs_key");
+
+    let file = checkout.join("infrastructure/docker-compose.yml").canonicalize().unwrap();
+    let down = format!("compose -f {} --profile planes down", file.display());
+    for (command, wanted) in [("down", down.clone()), ("clean-data", format!("{down} --volumes"))] {
+        let stopped = stack.nexus(&[command], &[("PATH", path.as_str())]);
+        assert!(stopped.status.success(), "{}", text(&stopped));
+        assert_eq!(asked().lines().last(), Some(wanted.as_str()));
+    }
+    assert!(!stack.home.exists());
+    let before = asked();
+    assert!(stack.nexus(&["down"], &[("PATH", path.as_str())]).status.success(), "down again: nothing to do");
+    assert_eq!(asked(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_asks_the_servers_that_somebody_else_runs() {
+    let namespace = TestStack::shared().await.namespace("status").await;
+    let stack = Stack::new();
+    std::fs::create_dir_all(&stack.home).unwrap();
+    let names = ["postgres", "broker", "redis"];
+    let table = |database: &str, brokers: &str, redis: &str| {
+        let state = serde_json::json!({
+            "ports": {"postgres": 1, "broker": 2, "broker_internal": 3, "broker_admin": 4, "redis": 5, "control": 6,
+                "dataplane": 7},
+            "superuser_password": "x", "password": "x", "data": stack.home.join("data"),
+            "given": {"NEXUS_DATABASE_URL": database, "NEXUS_BROKERS": brokers, "NEXUS_REDIS_URL": redis},
+            "settings": {}, "api_key": null, "processes": {}
+        });
+        std::fs::write(stack.home.join("state.json"), state.to_string()).unwrap();
+        text(&stack.nexus(&["status"], &[]))
+    };
+    let has = |table: &str, name: &str, word: &str| {
+        table.lines().any(|row| row.starts_with(name) && row.contains(&format!(" {word} ")))
+    };
+    let there = table(&namespace.database_url(), namespace.brokers(), namespace.redis_url());
+    assert!(names.iter().all(|name| has(&there, name, "external")), "{there}");
+    let gone = table("postgres://127.0.0.1:1/x", "127.0.0.1:1", "redis://127.0.0.1:1/0");
+    assert!(names.iter().all(|name| has(&gone, name, "no answer")), "{gone}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `NEXUS_STACK=compose`: the same stack as containers, where a Docker engine answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::home::Home;
 use super::up::Up;
@@ -19,13 +19,10 @@ pub(crate) async fn up(request: &Up) -> Result<String> {
     })?;
     let home = Home::make(&request.home)?;
     let file = compose_file()?;
-    let compose = |args: &[&str]| {
-        let mut words = vec!["compose".to_owned(), "-f".to_owned(), file.display().to_string()];
-        words.extend(["--profile", "planes"].map(str::to_owned));
-        words.extend(args.iter().map(|word| (*word).to_owned()));
-        words
-    };
+    let compose = |args: &[&str]| words(&file, args);
     eprintln!("compose          building and starting; the first time takes minutes");
+    // Before anything runs: what is up halfway has to come down as well.
+    home.record_compose(&file)?;
     run(&Account::Own, "docker", compose(&["up", "--build", "--detach", "--wait"]), &[]).await?;
     let create = ["exec", "-T", "control", "nexus-control", "create-admin", "--name", "admin"];
     let mut key = run(&Account::Own, "docker", compose(&create), &[]).await?;
@@ -47,9 +44,23 @@ pub(crate) async fn up(request: &Up) -> Result<String> {
     Ok(format!(
         "\nNexus is up, in containers.\n  control plane  {CONTROL_URL}\n  data plane     {DATAPLANE_URL}\n  \
          admin's key    {key}\n  console        http://127.0.0.1:8080\n\n\
-         Stop it with: docker compose -f {} --profile planes down\n",
-        file.display()
+         Stop it with: make down\n"
     ))
+}
+
+/// `docker compose down` with both planes; with their data, the volumes go too.
+pub(crate) async fn down(file: &Path, with_data: bool) -> Result<()> {
+    eprintln!("compose          stopping");
+    let args: &[&str] = if with_data { &["down", "--volumes"] } else { &["down"] };
+    run(&Account::Own, "docker", words(file, args), &[]).await.map(drop)
+}
+
+/// The words behind `docker`.
+fn words(file: &Path, args: &[&str]) -> Vec<String> {
+    let mut words = vec!["compose".to_owned(), "-f".to_owned(), file.display().to_string()];
+    words.extend(["--profile", "planes"].map(str::to_owned));
+    words.extend(args.iter().map(|word| (*word).to_owned()));
+    words
 }
 
 /// The compose file of the checkout we stand in.

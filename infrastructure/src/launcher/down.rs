@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::compose;
 use super::home::{Home, State};
 use super::plan;
 use crate::broker::BrokerProfile;
@@ -15,14 +16,17 @@ use crate::server::kill_tree;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Stops the planes, then the servers, by the pids on record; a pid that belongs to another process by now is left
-/// alone. Data, ports and keys stay. Returns when all are gone.
+/// alone; and the containers, where the stack was started as such. Data, ports and keys stay. Returns when all are gone.
 ///
 /// # Errors
-/// The record can't be read or written.
+/// The record can't be read or written, or Docker does not stop the containers.
 pub async fn down(path: &Path) -> Result<()> {
     let Some(home) = Home::find(path)? else { return Ok(()) };
     if let Some(mut state) = home.state()? {
         stop_all(&home, &mut state).await?;
+    }
+    if let Some(file) = home.recorded_compose()? {
+        compose::down(&file, false).await?;
     }
     Ok(())
 }
@@ -69,7 +73,15 @@ async fn stop_all(home: &Home, state: &mut State) -> Result<()> {
 /// As [`down`], or a directory can't be removed.
 pub async fn clean_data(path: &Path) -> Result<()> {
     let Some(home) = Home::find(path)? else { return Ok(()) };
-    let Some(mut state) = home.state()? else { return Ok(()) };
-    stop_all(&home, &mut state).await?;
-    home.remove(&state)
+    let (mut state, file) = (home.state()?, home.recorded_compose()?);
+    if state.is_none() && file.is_none() {
+        return Ok(());
+    }
+    if let Some(state) = &mut state {
+        stop_all(&home, state).await?;
+    }
+    if let Some(file) = file {
+        compose::down(&file, true).await?;
+    }
+    home.remove(state.as_ref())
 }

@@ -216,16 +216,37 @@ impl Home {
         self.save(state)
     }
 
+    /// Puts on record that containers are started from this compose file.
+    pub(crate) fn record_compose(&self, file: &Path) -> Result<()> {
+        let record = self.compose_record();
+        std::fs::write(&record, file.display().to_string()).context(|| format!("can't write {}", record.display()))
+    }
+
+    /// The compose file that containers were started from, where there were any.
+    pub(crate) fn recorded_compose(&self) -> Result<Option<PathBuf>> {
+        let record = self.compose_record();
+        match std::fs::read_to_string(&record) {
+            Ok(text) => Ok(Some(PathBuf::from(text))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(|| format!("can't read {}", record.display())),
+        }
+    }
+
+    fn compose_record(&self) -> PathBuf {
+        self.path.join("compose")
+    }
+
     /// Removes everything that a stack keeps, and the directory if nothing else is in it.
-    pub(crate) fn remove(&self, state: &State) -> Result<()> {
+    pub(crate) fn remove(&self, state: Option<&State>) -> Result<()> {
         let ours = [self.path.join("data"), Path::new(ROOTS_DATA).join("")];
-        if state.data.starts_with(&ours[0]) || state.data.starts_with(&ours[1]) {
+        let is_ours = |state: &&State| ours.iter().any(|ours| state.data.starts_with(ours));
+        if let Some(state) = state.filter(is_ours) {
             remove_dir(&state.data)?;
         }
         for dir in ["data", "log", "run"] {
             remove_dir(&self.path.join(dir))?;
         }
-        for file in ["env", "state.json", "lock"] {
+        for file in ["env", "state.json", "lock", "compose", "compose-key"] {
             let _ = std::fs::remove_file(self.path.join(file));
         }
         // What somebody else put there stays, and so does the directory then.

@@ -4,10 +4,12 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use sqlx::Connection;
+
 use super::PROCESSES;
 use super::home::{Home, State};
 use super::plan;
-use crate::broker::BrokerProfile;
+use crate::broker::{self, BrokerProfile};
 use crate::error::Result;
 use crate::probe;
 
@@ -53,9 +55,22 @@ async fn row(name: &str, home: &Home, state: &State) -> Result<(&'static str, St
     if let Some(given) = state.given.get(setting) {
         // Without what may be a password.
         let address = given.rsplit_once('@').map_or(given.as_str(), |(_, address)| address);
-        return Ok(("external", "-".to_owned(), address.to_owned()));
+        let word = if theirs_answers(name, given).await { "external" } else { "no answer" };
+        return Ok((word, "-".to_owned(), address.to_owned()));
     }
     let server = plan::server(name, home, state, BrokerProfile::default())?;
     let ready = pid.is_some() && server.is_ready().await;
     Ok((word(ready), shown, format!("127.0.0.1:{}", server.port())))
+}
+
+/// Whether the server of a setting, which somebody else runs, answers.
+async fn theirs_answers(name: &str, given: &str) -> bool {
+    match name {
+        "postgres" => {
+            let connected = tokio::time::timeout(probe::PATIENCE, sqlx::PgConnection::connect(given)).await;
+            matches!(connected, Ok(Ok(_)))
+        }
+        "broker" => broker::answers(given.to_owned()).await,
+        _ => probe::redis_is_there(given).await,
+    }
 }

@@ -14,6 +14,7 @@ use super::plan::{self, PlanePlan};
 use super::settings::{Settings, database_admin_url};
 use crate::broker::{self, BrokerProfile};
 use crate::error::Result;
+use crate::planes::{CONTROL, DATAPLANE};
 use crate::process::{Process, Signal};
 use crate::server::{READY_DEADLINE, Recipe, kill_tree};
 use crate::{ports, probe, wait};
@@ -100,17 +101,19 @@ fn say(name: &str, what: &str) {
 
 /// Picks new ports for processes of ours that don't run and whose port somebody has.
 fn replace_taken_ports(state: &mut State) -> Result<()> {
-    let alive = super::PROCESSES.map(|name| state.alive(name).is_some());
+    let alive: Vec<&str> = super::PROCESSES.into_iter().filter(|name| state.alive(name).is_some()).collect();
     let recorded = &mut state.ports;
     let own = [
-        &mut recorded.postgres,
-        &mut recorded.broker,
-        &mut recorded.redis,
-        &mut recorded.control,
-        &mut recorded.dataplane,
+        ("postgres", &mut recorded.postgres),
+        ("broker", &mut recorded.broker),
+        ("broker", &mut recorded.broker_internal),
+        ("broker", &mut recorded.broker_admin),
+        ("redis", &mut recorded.redis),
+        (CONTROL, &mut recorded.control),
+        (DATAPLANE, &mut recorded.dataplane),
     ];
-    for (port, alive) in own.into_iter().zip(alive) {
-        if !alive && !ports::is_free(*port) {
+    for (name, port) in own {
+        if !alive.contains(&name) && !ports::is_free(*port) {
             *port = ports::pick()?;
         }
     }
@@ -152,7 +155,7 @@ async fn stop_what_changed(
 
 /// Before anything starts: every port that will be needed is free.
 fn check_ports(state: &State, servers: &[Recipe], planes: Option<&[PlanePlan; 2]>) -> Result<()> {
-    let servers = servers.iter().map(|server| (server.name(), server.port()));
+    let servers = servers.iter().flat_map(|server| server.ports().into_iter().map(move |port| (server.name(), port)));
     let planes = planes.into_iter().flatten().map(|plane| (plane.name, plane.address.port()));
     for (name, port) in servers.chain(planes) {
         if state.alive(name).is_none() {
