@@ -3,12 +3,13 @@
 //! The serving loops share one client; a fill has one of its own. Offsets come from the view, never from
 //! the broker: the group is only where exporters read how far we are (`membership.rs`).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use contract::partition::{Partition, Topic};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, DefaultConsumerContext, MessageStream, StreamConsumer};
@@ -25,6 +26,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOKS: u32 = 2;
+const COMPACTION_LAG: &str = "min.compaction.lag.ms";
+/// Kafka's default of `delete.retention.ms`.
+const DELETE_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What every client of ours is told.
 #[must_use]
@@ -288,23 +292,84 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// What the broker says of `topic`; where it does not tell, the setting and Kafka's default.
-    pub async fn of(settings: &ProjectSettings, topic: &str) -> Self {
-        let mut retention = Self { compaction_lag_ms: settings.compaction_lag_ms, delete_ms: 24 * 3600 * 1000 };
-        let admin: KafkaResult<AdminClient<DefaultClientContext>> = base_config(settings).create();
-        let Ok(admin) = admin else { return retention };
+    /// What the broker says of each topic of events; where it answers without a value, the setting and Kafka's default.
+    ///
+    /// # Errors
+    /// The broker does not answer: ask again, because a guess would hold as long as the process.
+    pub async fn of_topics(settings: &ProjectSettings) -> KafkaResult<BTreeMap<Topic, Self>> {
+        use RDKafkaErrorCode as Code;
+        let admin: AdminClient<DefaultClientContext> = base_config(settings).create()?;
+        let names = Topic::ALL.map(|topic| settings.topic(topic.name()));
+        let asked: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-        match admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await {
-            Ok(resources) => {
-                for resource in resources.into_iter().flatten() {
-                    let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
-                    retention.compaction_lag_ms =
-                        number("min.compaction.lag.ms").unwrap_or(retention.compaction_lag_ms);
-                    retention.delete_ms = number("delete.retention.ms").unwrap_or(retention.delete_ms);
-                }
+        let resources = match admin.describe_configs(&asked, &options).await {
+            Ok(resources) => resources,
+            // It answers, and will never tell.
+            Err(KafkaError::AdminOp(
+                code @ (Code::UnsupportedFeature
+                | Code::UnsupportedVersion
+                | Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed),
+            )) => {
+                tracing::warn!(%code, "the broker refuses to tell the topics' settings");
+                Vec::new()
             }
-            Err(error) => tracing::warn!(%error, topic, "the broker does not tell the topic's settings"),
+            Err(error) => return Err(error),
+        };
+        // librdkafka's error for one topic arrives as a topic without any settings.
+        let resources: Vec<ConfigResource> = resources.into_iter().flatten().collect();
+        let mut topics = BTreeMap::new();
+        for (topic, name) in Topic::ALL.into_iter().zip(&names) {
+            let is_it = |found: &&ConfigResource| found.specifier == OwnedResourceSpecifier::Topic(name.clone());
+            let told = resources.iter().find(is_it);
+            if told.is_none_or(|told| told.get(COMPACTION_LAG).is_none()) {
+                let lag_ms = settings.compaction_lag_ms;
+                tracing::warn!(topic = %name, lag_ms, "the broker does not tell {COMPACTION_LAG}, the setting is used");
+            }
+            topics.insert(topic, Self::told(told, settings.compaction_lag_ms));
         }
-        retention
+        Ok(topics)
+    }
+
+    fn told(topic: Option<&ConfigResource>, compaction_lag_ms: i64) -> Self {
+        let number = |name: &str| topic?.get(name)?.value.as_ref()?.parse::<i64>().ok();
+        Self {
+            compaction_lag_ms: number(COMPACTION_LAG).unwrap_or(compaction_lag_ms),
+            delete_ms: number("delete.retention.ms").unwrap_or(DELETE_MS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::admin::{ConfigEntry, ConfigSource};
+
+    use super::*;
+
+    fn topic(settings: &[(&str, Option<&str>)]) -> ConfigResource {
+        let entry = |(name, value): &(&str, Option<&str>)| ConfigEntry {
+            name: (*name).to_owned(),
+            value: value.map(str::to_owned),
+            source: ConfigSource::DynamicTopic,
+            is_read_only: false,
+            is_default: false,
+            is_sensitive: false,
+        };
+        ConfigResource {
+            specifier: OwnedResourceSpecifier::Topic("t".to_owned()),
+            entries: settings.iter().map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn what_the_broker_does_not_tell_is_the_setting() {
+        let told = |topic: Option<&ConfigResource>| {
+            let Retention { compaction_lag_ms, delete_ms } = Retention::told(topic, 7);
+            (compaction_lag_ms, delete_ms)
+        };
+        assert_eq!(told(None), (7, DELETE_MS));
+        assert_eq!(told(Some(&topic(&[]))), (7, DELETE_MS));
+        assert_eq!(told(Some(&topic(&[(COMPACTION_LAG, None), ("delete.retention.ms", Some("9"))]))), (7, 9));
+        assert_eq!(told(Some(&topic(&[(COMPACTION_LAG, Some("0"))]))), (0, DELETE_MS), "what it tells counts");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use contract::partition::{Partition, Topic};
 use contract::query::{After, Filter, Order};
 use contract::signal::Priority;
-use redis::RedisResult;
+use redis::{RedisError, RedisResult};
 use uuid::Uuid;
 
 use crate::document::Document;
@@ -100,6 +100,33 @@ impl Listing {
             }
         }
         Err(ReadError::NotReady)
+    }
+
+    /// About how many items there are: what the indexes hold.
+    ///
+    /// # Errors
+    /// The view can't be read.
+    pub async fn count(&self, view: &View, links: &Links, signals: u16) -> Result<usize, ReadError> {
+        let mut link = links.current().ok_or(ReadError::Away)?;
+        let lost = |link: &Link, error: &RedisError| {
+            links.report(link, error);
+            ReadError::Away
+        };
+        let partitions = partitions_of(self.topic, signals);
+        // The headers first: what is still being filled holds next to nothing.
+        let nobody: Vec<_> = partitions.iter().map(|partition| (*partition, Uuid::nil())).collect();
+        for header in view.fetch(&link, &nobody).await.map_err(|error| lost(&link, &error))? {
+            header?;
+        }
+        let mut pipeline = redis::pipe();
+        for partition in partitions {
+            let generation = view.generation(partition);
+            for (code, _) in self.codes(None) {
+                pipeline.cmd("ZCARD").arg(view.keys.index(partition, generation, code));
+            }
+        }
+        let counts: RedisResult<Vec<usize>> = pipeline.query_async(&mut link.connection).await;
+        Ok(counts.map_err(|error| lost(&link, &error))?.into_iter().sum())
     }
 
     /// `None` when a generation changed under it.

@@ -64,6 +64,7 @@ pub async fn project(
     }
     let log = LogClient::new(&settings)?;
     let Some(signals) = wait_for_topics(&settings, &log, &status, &shutdown).await else { return Ok(()) };
+    let Some(topics) = wait_for_retention(&settings, &status, &shutdown).await else { return Ok(()) };
     let (newest_sender, newest) = watch::channel(Newest::default());
     let (owned_sender, owned) = watch::channel(Owned::None);
     let mut parts = JoinSet::new();
@@ -88,7 +89,6 @@ pub async fn project(
             }
         });
     }
-    let topics = topics(&settings).await;
     let dead_letters = Arc::new(DeadLetters::new(&settings));
     let rebuilder = Rebuilder::new(settings.clone(), redis.clone(), Arc::clone(&dead_letters), shutdown.clone());
     let make = |partition: Partition, stop: CancellationToken| Line {
@@ -109,14 +109,6 @@ pub async fn project(
     let drained = async { while parts.join_next().await.is_some() {} };
     shutdown::within("projector", LINE_DEADLINE, drained).await;
     Ok(())
-}
-
-async fn topics(settings: &ProjectSettings) -> BTreeMap<Topic, Retention> {
-    let mut topics = BTreeMap::new();
-    for topic in Topic::ALL {
-        topics.insert(topic, Retention::of(settings, &settings.topic(topic.name())).await);
-    }
-    topics
 }
 
 /// The number of partitions of signals, once all topics are there; none when the process stops before.
@@ -151,6 +143,44 @@ async fn wait_for_topics(
             tracing::info!(waiting_for, "the projector waits");
             status.send_modify(|status| status.waiting_for = Some(waiting_for.clone()));
             told = waiting_for;
+        }
+        tokio::select! {
+            () = shutdown.begun() => return None,
+            () = tokio::time::sleep(LOOK / 4) => {}
+        }
+    }
+}
+
+/// How long each topic keeps what it may take away, once the broker has told; none when the process stops before.
+/// Without it nobody could tell a loss from what compaction took away.
+async fn wait_for_retention(
+    settings: &ProjectSettings,
+    status: &watch::Sender<ProjectorStatus>,
+    shutdown: &Shutdown,
+) -> Option<BTreeMap<Topic, Retention>> {
+    let mut told = false;
+    loop {
+        let asked = tokio::select! {
+            () = shutdown.begun() => return None,
+            asked = Retention::of_topics(settings) => asked,
+        };
+        match asked {
+            Ok(topics) => {
+                if told {
+                    status.send_modify(|status| (status.waiting_for, status.broker_error) = (None, None));
+                }
+                return Some(topics);
+            }
+            Err(error) => {
+                let waiting_for = format!("the broker at {} to tell the topics' settings", settings.brokers);
+                if !told {
+                    tracing::warn!(%error, waiting_for, "the projector waits");
+                }
+                told = true;
+                status.send_modify(|status| {
+                    (status.waiting_for, status.broker_error) = (Some(waiting_for), Some(error.to_string()));
+                });
+            }
         }
         tokio::select! {
             () = shutdown.begun() => return None,
@@ -292,5 +322,36 @@ async fn sweep(
                 tracing::debug!(%error, "retired generations stay until the next look");
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_projected_before_the_broker_has_told_what_it_keeps() {
+        // Nobody answers there.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let settings = ProjectSettings {
+            brokers: silent.local_addr().expect("bound").to_string(),
+            redis_url: String::new(),
+            topic_prefix: "nexus.".to_owned(),
+            redis_prefix: "nexus:".to_owned(),
+            batch_records: 1,
+            batch_bytes: 1,
+            retire_after_s: 1,
+            fill_patience_s: 1,
+            compaction_lag_ms: 1,
+        };
+        let (status, mut seen) = watch::channel(ProjectorStatus::default());
+        let shutdown = Shutdown::new();
+        let stopping = async {
+            let waits = seen.wait_for(|status| status.waiting_for.is_some() && status.broker_error.is_some());
+            tokio::time::timeout(Duration::from_secs(20), waits).await.expect("it says so").expect("it waits");
+            shutdown.begin();
+        };
+        let (topics, ()) = tokio::join!(wait_for_retention(&settings, &status, &shutdown), stopping);
+        assert!(topics.is_none());
     }
 }

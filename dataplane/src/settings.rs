@@ -2,6 +2,9 @@
 
 use clap::Args;
 
+/// What `nexus-control` sets where it makes the topics (24 hours): less would make losses lawful.
+const COMPACTION_LAG_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// Where the projector reads and writes, and its bounds.
 #[derive(Debug, Clone, Args)]
 pub struct ProjectSettings {
@@ -39,7 +42,7 @@ pub struct ProjectSettings {
     pub fill_patience_s: u64,
 
     /// Used where the broker does not tell min.compaction.lag.ms: a younger record can't follow a hole
-    #[arg(long, env = "NEXUS_COMPACTION_LAG_MS", default_value_t = 0)]
+    #[arg(long, env = "NEXUS_COMPACTION_LAG_MS", default_value_t = COMPACTION_LAG_MS)]
     pub compaction_lag_ms: i64,
 }
 

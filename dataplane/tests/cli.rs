@@ -6,7 +6,7 @@ mod stub;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
@@ -89,6 +89,20 @@ async fn exit_codes_tell_what_happened() {
     stub.state().stale_reads = 1;
     let (code, _, err) = run(&stub, &["get", FIRST, "--token", "tok-1"]).await;
     assert_eq!(code, 5, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_at_its_timeout_though_the_server_is_frozen() {
+    // The kernel takes the connection; nobody answers.
+    let frozen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", frozen.local_addr().expect("bound"));
+    let mut command = bare(&["wait", FIRST, "--version", "1", "--timeout", "1500ms"]);
+    command.env("NEXUS_DATAPLANE_URL", &url).env("NEXUS_API_KEY", KEY);
+    let begun = Instant::now();
+    let (code, out, err) = finish(command).await;
+    assert_eq!((code, out.as_str()), (5, ""), "{err}");
+    assert!(err.contains(&url) && err.contains("does not answer"), "{err}");
+    assert!(begun.elapsed() < DEADLINE / 2, "it took {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use contract::query::Resource;
 use http::StatusCode;
+use tokio::time::timeout;
 
 use super::args::WaitArgs;
 use super::client::{Call, Client};
@@ -14,6 +15,8 @@ use super::terminal::note;
 
 /// First and longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// What the look at the deadline may take, which is the only one of a very short wait.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// `wait`: writes the entity once the view shows the version or a later one. A deletion is a version too.
 ///
@@ -22,11 +25,24 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_m
 pub async fn wait(client: &mut Client, format: Format, resource: Resource, args: &WaitArgs) -> Result<(), CliError> {
     let deadline = Instant::now() + args.timeout;
     let call = Call::get(entity_path(resource, &args.id));
+    let url = client.url().to_owned();
+    let late = |seen: &str| {
+        CliError::NotYetConsistent(format!(
+            "the view at {url} does not show version {} of {} after {} s: it shows {seen}; `nexus-cli lag` tells how far behind it is",
+            args.version,
+            args.id,
+            args.timeout.as_secs_f64()
+        ))
+    };
     let mut pause = PAUSES.0;
+    let mut seen = "nothing, for it does not answer".to_owned();
     loop {
-        let answer = client.exchange(&call).await?;
+        // A server that takes the request and says nothing must not outlast the deadline.
+        let left = deadline.saturating_duration_since(Instant::now()).max(LAST_LOOK);
+        let Ok(answer) = timeout(left, client.exchange(&call)).await else { return Err(late(&seen)) };
+        let answer = answer?;
         let mut next = pause;
-        let seen = match answer.status {
+        seen = match answer.status {
             status if status.is_success() => {
                 let version = answer.version();
                 if version.is_some_and(|version| version >= args.version) {
@@ -56,13 +72,7 @@ pub async fn wait(client: &mut Client, format: Format, resource: Resource, args:
         };
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(CliError::NotYetConsistent(format!(
-                "the view at {} does not show version {} of {} after {} s: it shows {seen}; `nexus-cli lag` tells how far behind it is",
-                client.url(),
-                args.version,
-                args.id,
-                args.timeout.as_secs_f64()
-            )));
+            return Err(late(&seen));
         }
         // One last look at the deadline.
         tokio::time::sleep(next.min(left)).await;

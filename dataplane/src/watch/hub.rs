@@ -147,7 +147,7 @@ impl Hub {
     }
 
     /// Moves the position over what was named while nobody watched, as far as it is applied.
-    async fn look(&self, view: &View, links: &Links) {
+    pub(super) async fn look(&self, view: &View, links: &Links) {
         let (base, wants) = {
             let state = self.lock();
             let Some(position) = &state.position else { return };

@@ -1,8 +1,9 @@
 //! One watch, from its first event to its last.
 //!
-//! *Input*: the chunks of its scope. *Output*: pieces of an event stream. *Bound*: [`PIECES`] wait for
-//! the client; a watch that falls behind the hub's chunks catches up by the feed, where changes are
-//! coalesced. *On shutdown*: ends at once, and the client resumes elsewhere.
+//! *Input*: the chunks of its scope. *Output*: pieces of an event stream. *Bound*: [`PIECES`] of about
+//! [`PIECE_BYTES`] wait for the client; a watch that falls behind the hub's chunks catches up by the feed,
+//! where changes are coalesced; first parts share [`ROOM`], and wait where there is none. *On shutdown*:
+//! ends at once, and the client resumes elsewhere.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use contract::query::{Filter, Order};
 use contract::time::Timestamp;
 use runtime::shutdown::Shutdown;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use uuid::Uuid;
 
 use super::hub::{Chunk, Hub, Joined, Merged, OPEN, Place, render};
@@ -35,6 +36,8 @@ use crate::view::keys::CODE_NONE;
 
 /// Pieces that may wait for the client.
 pub const PIECES: usize = 16;
+/// Bytes after which a piece ends with its event: the largest take about twice as many.
+const PIECE_BYTES: usize = 64 * 1024;
 /// Signals of one piece of the first part, and changes of one of what was missed.
 const PAGE: usize = 100;
 /// A comment comes this often, whatever else does.
@@ -44,6 +47,12 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Permission is looked at this often, and whenever the key changes.
 const PERMISSION: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
+/// What all watches may hold of what their first parts told, in shares of [`SHARE_IDS`] ids: some 200 MB. Counted in ids
+/// and not in watches: slow clients with short parts must not keep the others waiting.
+const SHARES_MAX: u32 = 4096;
+const SHARE_IDS: usize = 1024;
+
+static ROOM: Semaphore = Semaphore::const_new(SHARES_MAX as usize);
 
 /// What the caller must be, all the time.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +117,8 @@ struct Sent {
     skip: Option<Position>,
     /// The hub's round before the watch joined.
     round: u64,
+    /// The room that `versions` of a first part takes.
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 impl Sent {
@@ -215,6 +226,19 @@ impl Watch {
 
     /// Streams until something makes it begin anew.
     async fn stretch(&self, begin: Begin, sent: &mut Sent) -> Result<Begin, Gone> {
+        let tells_all = match &begin {
+            Begin::Behind(_) => false,
+            Begin::Fresh => !self.from_now,
+            // Nobody knows what the client missed, so it gets what there is, whatever it asked for.
+            Begin::Reset => true,
+        };
+        let room = if tells_all {
+            // What a first part before this one holds goes first: it must not wait for itself.
+            *sent = Sent::default();
+            self.room().await
+        } else {
+            None
+        };
         let Joined { mut chunks, position: joined, round } = loop {
             match self.hub.join(self.scope, &self.view, &self.links).await {
                 Some(joined) => break joined,
@@ -230,22 +254,39 @@ impl Watch {
                 }
             }
             Begin::Reset | Begin::Fresh => {
-                *sent = Sent { round, ..Sent::default() };
+                *sent = Sent { round, _room: room, ..Sent::default() };
                 let partial = Position { partial: true, ..joined.clone() }.encode();
                 if matches!(begin, Begin::Reset) {
                     self.send(format!("event: reset\nid: {partial}\ndata: {{}}\n\n").into()).await?;
                 }
-                // After a reset nobody knows what the client missed, so it gets what there is, whatever it asked for.
-                if self.from_now && matches!(begin, Begin::Fresh) {
-                    sent.skip = Some(self.now(&joined).await);
-                } else {
+                if tells_all {
                     self.first_part(&partial, &joined, sent).await?;
+                } else {
+                    sent.skip = Some(self.now(&joined).await);
                 }
                 let id = joined.encode();
                 self.send(format!("event: ready\nid: {id}\ndata: {{}}\n\n").into()).await?;
             }
         }
         self.live(&mut chunks, joined, sent).await
+    }
+
+    /// Room for what a first part will hold, once there is some; one entity needs none. Asked for before the watch joins
+    /// the hub, which keeps chunks for whoever has.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn room(&self) -> Option<SemaphorePermit<'static>> {
+        let Scope::Filter(filter) = self.scope else { return None };
+        let listing = Listing { topic: self.hub.topic, filter, order: Order::Created };
+        let ids = loop {
+            match listing.count(&self.view, &self.links, self.signals).await {
+                Ok(ids) => break ids,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        // It is never closed.
+        ROOM.acquire_many(shares(ids)).await.ok()
     }
 
     /// Passes chunks on.
@@ -270,8 +311,14 @@ impl Watch {
                     return Ok(Begin::Behind(position));
                 }
                 Err(_) => {
-                    if let Some(now) = self.hub.position(chunks).filter(|now| *now != position) {
-                        self.send(format!("id: {}\n\n", now.encode()).into()).await?;
+                    if sent.until.is_some() {
+                        // Where nothing changes, nobody else moves the hub's position over what was told.
+                        self.hub.look(&self.view, &self.links).await;
+                    }
+                    if let Some(now) = self.hub.position(chunks) {
+                        if now != position {
+                            self.send(format!("id: {}\n\n", now.encode()).into()).await?;
+                        }
                         sent.forget_before(&now);
                         position = now;
                     }
@@ -283,7 +330,10 @@ impl Watch {
     /// Sends a chunk, less what the client knows.
     async fn forward(&self, chunk: &Chunk, sent: &mut Sent) -> Result<(), Gone> {
         if sent.takes_all(chunk) {
-            return self.send(chunk.bytes.clone()).await;
+            for piece in pieces(chunk) {
+                self.send(piece).await?;
+            }
+            return Ok(());
         }
         let mut kept = Vec::new();
         let mut begin = 0;
@@ -292,6 +342,9 @@ impl Watch {
                 kept.extend_from_slice(&chunk.bytes[begin..place.end]);
             }
             begin = place.end;
+            if kept.len() >= PIECE_BYTES {
+                self.send(std::mem::take(&mut kept).into()).await?;
+            }
         }
         if kept.is_empty() { Ok(()) } else { self.send(kept.into()).await }
     }
@@ -419,6 +472,9 @@ impl Watch {
                     told_in: None,
                 };
                 Told::Created.write(&mut piece, &latest, id);
+                if piece.len() >= PIECE_BYTES {
+                    self.send(std::mem::take(&mut piece).into()).await?;
+                }
             }
             if !piece.is_empty() {
                 self.send(piece.into()).await?;
@@ -456,6 +512,29 @@ impl Watch {
     }
 }
 
+/// The shares of [`ROOM`] that a first part of so many ids takes; a part beyond all of them takes all.
+fn shares(ids: usize) -> u32 {
+    u32::try_from(ids.div_ceil(SHARE_IDS)).unwrap_or(SHARES_MAX).clamp(1, SHARES_MAX)
+}
+
+/// A chunk's bytes, cut behind the event that fills [`PIECE_BYTES`]: a comment may come between two pieces.
+fn pieces(chunk: &Chunk) -> Vec<Bytes> {
+    let mut begin = 0;
+    let mut pieces = Vec::new();
+    if chunk.bytes.len() > PIECE_BYTES {
+        for place in &chunk.places {
+            if place.end - begin >= PIECE_BYTES {
+                pieces.push(chunk.bytes.slice(begin..place.end));
+                begin = place.end;
+            }
+        }
+    }
+    if begin < chunk.bytes.len() {
+        pieces.push(chunk.bytes.slice(begin..));
+    }
+    pieces
+}
+
 /// Waits a moment where that may help.
 async fn can_wait(error: ReplayError) -> bool {
     match error {
@@ -478,4 +557,60 @@ fn mark(header: &Header) -> Mark {
 #[must_use]
 pub fn list_scope(topic: Topic, filter: Filter) -> Scope {
     Scope::Filter(if topic == Topic::Signals { filter } else { Filter::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seq: u64) -> Position {
+        Position { base: 1, marks: vec![Mark { epoch: 1, seq }], partial: false }
+    }
+
+    #[test]
+    fn a_first_part_gives_its_room_back_once_the_hub_is_past_it() {
+        static ROOM: Semaphore = Semaphore::const_new(3);
+        let mut sent = Sent { _room: ROOM.try_acquire_many(2).ok(), ..Sent::default() };
+        sent.saw(1, 1, std::iter::once((0, Mark { epoch: 1, seq: 5 })));
+        sent.forget_before(&at(4));
+        assert_eq!(ROOM.available_permits(), 1);
+        sent.forget_before(&at(5));
+        assert_eq!(ROOM.available_permits(), 3);
+    }
+
+    #[test]
+    fn every_first_part_finds_room_some_time() {
+        let all = SHARES_MAX as usize * SHARE_IDS;
+        for (ids, wanted) in [(0, 1), (SHARE_IDS, 1), (SHARE_IDS + 1, 2), (all, SHARES_MAX), (usize::MAX, SHARES_MAX)] {
+            assert_eq!(shares(ids), wanted, "{ids}");
+        }
+    }
+
+    #[test]
+    fn a_large_chunk_goes_out_in_pieces_of_whole_events() {
+        let place = |end| Place {
+            id: Uuid::nil(),
+            version: 1,
+            told: Told::Created,
+            end,
+            index: 0,
+            mark: Mark::default(),
+            told_in: None,
+        };
+        let chunk = |ends: &[usize]| {
+            let bytes: Vec<u8> = (0..ends.last().copied().unwrap_or(0)).map(|at| (at % 251) as u8).collect();
+            let places = ends.iter().copied().map(place).collect();
+            Chunk { position: at(1), reset: false, places, bytes: bytes.into(), repeats: false }
+        };
+        let lengths = |chunk: &Chunk| {
+            let pieces = pieces(chunk);
+            let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+            assert_eq!(whole, chunk.bytes);
+            pieces.iter().map(Bytes::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&chunk(&[100, 300])), [300]);
+        let most = PIECE_BYTES - 1;
+        assert_eq!(lengths(&chunk(&[most, most + 10, most + 20, 3 * most])), [most + 10, 2 * most - 10]);
+        assert_eq!(lengths(&chunk(&[10, 10 + PIECE_BYTES])), [10 + PIECE_BYTES]);
+    }
 }
