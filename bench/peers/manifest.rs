@@ -54,6 +54,7 @@ impl Manifest {
                     "server (data plane, webdis, constant, redis-server for redis-benchmark)": options.server_core,
                     "generator": options.generator_core,
                     "redis-server behind the data plane and webdis": options.redis_core,
+                    "at half rate": "generator and redis-server with SCHED_FIFO, priority 1, where the kernel allows it",
                 },
                 "all other parts": "nothing is pinned",
             },

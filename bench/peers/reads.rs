@@ -231,12 +231,19 @@ impl<'a> Subjects<'a> {
         let door = self.door(subject);
         let own = std::env::current_exe()?;
         let mut args = self.on_generator_core(&own);
-        // Ahead of Redis on the same core, where the kernel lets us: a generator that waits for its turn measures that.
-        if let Ok(chrt) = tools::find("chrt", "util-linux")
-            && tools::run(&chrt, ["-f", "1", "true"], &[]).await.is_ok()
-        {
-            args = self.on_generator_core(&chrt);
+        // Where the kernel lets us, the generator is ahead of everything else on its core: one that waits for its turn
+        // measures that. Redis, on the same core, is its equal: behind it, it would run only in the generator's pauses, and
+        // whoever asks Redis would answer in bursts.
+        let chrt = tools::find("chrt", "util-linux");
+        let raised = match &chrt {
+            Ok(chrt) if tools::run(chrt, ["-f", "1", "true"], &[]).await.is_ok() => Some(chrt),
+            _ => None,
+        };
+        let redis = self.namespace.servers().redis.pid().unwrap_or(0).to_string();
+        if let Some(chrt) = raised {
+            args = self.on_generator_core(chrt);
             args.extend(["-f".to_owned(), "1".to_owned(), own.display().to_string()]);
+            tools::run(chrt, ["-a", "-f", "-p", "1", &redis], &[]).await?;
         }
         args.extend([
             "open-reads".to_owned(),
@@ -250,6 +257,9 @@ impl<'a> Subjects<'a> {
             format!("--connections={}", self.options.connections),
         ]);
         let (output, usage) = usage::during(tools::run(&tools::find("taskset", "util-linux")?, args, &[])).await;
+        if let Some(chrt) = raised {
+            tools::run(chrt, ["-a", "-o", "-p", "0", &redis], &[]).await?;
+        }
         let detail: Value = serde_json::from_str(output?.trim())?;
         anyhow::ensure!(detail["refused"] == 0, "{subject}: {detail}");
         Ok((detail, usage))
