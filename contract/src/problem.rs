@@ -71,7 +71,7 @@ kinds! {
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported-media-type" "The body's media type is not supported"
         "Send `Content-Type: application/json`; for a PATCH also `application/merge-patch+json`.";
     VALIDATION = 422 "validation" "The request breaks a rule"
-        "`errors` lists each broken rule with a JSON pointer to its place in the body. Nothing was applied.";
+        "`errors` lists each broken rule (of one entity the first 32) with a JSON pointer to its place in the body. Nothing was applied.";
     KEY_REUSED = 422 "idempotency-key-reused" "The Idempotency-Key belongs to another request"
         "A key stands for one request: same method, path, If-Match and body. Use a new key for a new request.";
     HEADERS_TOO_LARGE = 431 "headers-too-large" "The header is too large"

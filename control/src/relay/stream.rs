@@ -26,7 +26,7 @@ use super::takeover::publish_position;
 use super::{RelayError, RelaySettings, Reporter};
 use crate::history::{Found, Redelivery};
 use crate::publisher::{Outgoing, Publisher};
-use crate::relay_status::RelayState;
+use crate::relay_status::{RelayState, RelayStatus};
 
 /// Longest that a broker transaction stays open. Its end holds the line up for some 20 ms: with one a second that is
 /// two events in a hundred, and l2c's p99 at 1,000/s; with one in four seconds it is not.
@@ -364,14 +364,22 @@ impl Line {
             && self.publisher.last_offset(self.watermark_slot()) > before
         {
             self.unacknowledged = None;
-            metrics().watermark.set(time.millis() / 1000);
-            let lag_bytes = self.lag_bytes();
-            metrics().lag.set(i64::try_from(lag_bytes).unwrap_or(i64::MAX));
-            reporter.update(|status| {
-                status.watermark = Some(time);
-                status.lag_bytes = lag_bytes;
-            });
+            self.tell(reporter, Some(time), |_| {});
         }
+    }
+
+    /// Tells how far the WAL is ahead, and of the newest watermark that the broker has; `more` sets what else is known.
+    fn tell(&self, reporter: &Reporter, watermark: Option<Timestamp>, more: impl FnOnce(&mut RelayStatus)) {
+        let lag_bytes = self.lag_bytes();
+        metrics().lag.set(i64::try_from(lag_bytes).unwrap_or(i64::MAX));
+        if let Some(time) = watermark {
+            metrics().watermark.set(time.millis() / 1000);
+        }
+        reporter.update(|status| {
+            status.watermark = watermark.or(status.watermark);
+            status.lag_bytes = lag_bytes;
+            more(status);
+        });
     }
 
     /// What Postgres has sent or spoken of and the line has not taken, in bytes of WAL.
@@ -408,16 +416,9 @@ impl Line {
     /// Tells how the line stands when all that it sent is acknowledged.
     fn report(&mut self, reporter: &Reporter) {
         self.unacknowledged = None;
-        let lag_bytes = self.lag_bytes();
-        metrics().lag.set(i64::try_from(lag_bytes).unwrap_or(i64::MAX));
-        if let Some(time) = self.progress.watermark {
-            metrics().watermark.set(time.millis() / 1000);
-        }
-        reporter.update(|status| {
+        self.tell(reporter, self.progress.watermark, |status| {
             status.epoch = Some(self.progress.position.epoch);
             status.seqs = self.progress.seqs().collect();
-            status.watermark = self.progress.watermark.or(status.watermark);
-            status.lag_bytes = lag_bytes;
         });
     }
 
