@@ -5,10 +5,12 @@
 //! On shutdown: takes no more, answers what was taken, then [`Batcher::drain`] returns.
 //!
 //! No timer holds back what finds the batcher idle: a worker takes what waits and goes; while it commits, the next batch
-//! forms, and another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]) or has waited for 10 ms. Batches run in tasks of their
-//! own, which no client's disconnect can drop: SQL in a dropped future leaves an open transaction behind.
+//! forms, and another worker takes that once it is worth it ([`BatcherSettings::eager_commands`]) or has waited for 10 ms.
+//! Behind a batch of several requests the next waits for as many, for some milliseconds at most ([`pace`]). Batches run in
+//! tasks of their own, which no client's disconnect can drop: SQL in a dropped future leaves an open transaction behind.
 
 mod metrics;
+mod pace;
 mod queue;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,12 +121,13 @@ struct Worker {
 impl Worker {
     async fn work(self) {
         while let Some(batch) = self.queue.take().await {
+            let began = Instant::now();
             let run = tokio::spawn(self.clone().run(batch));
             if let Err(error) = run.await {
                 // Dropping the tickets told every caller that the outcome is unknown.
                 tracing::error!(%error, "a batch broke");
             }
-            self.queue.over();
+            self.queue.over(began.elapsed());
         }
     }
 

@@ -8,11 +8,9 @@ use contract::problem::{KEY_IN_USE, Problem};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use super::pace::Pace;
 use super::{BatcherSettings, CommandMetrics};
 use crate::request::{Answer, Refusal, Request};
-
-/// How long few commands wait for the batch under way.
-const PATIENCE: Duration = Duration::from_millis(10);
 
 type Reply = oneshot::Sender<Result<Answer, Refusal>>;
 type Key = (Uuid, String);
@@ -76,12 +74,9 @@ struct Waiting {
     bytes: usize,
     commands: usize,
     closed: bool,
-    /// Batches under way.
-    running: usize,
-    /// When the newest of them was begun.
-    begun: Option<Instant>,
-    /// A worker sleeps until the next batch may begin.
-    is_armed: bool,
+    pace: Pace,
+    /// Until when at most a worker sleeps for the next batch.
+    armed: Option<Instant>,
 }
 
 /// When the next batch may begin.
@@ -93,8 +88,16 @@ enum Due {
 }
 
 impl Waiting {
-    /// Few commands wait for the batch under way: every batch costs each hop behind it a round trip, so that two of one
-    /// command are dearer than one of two. Many never wait.
+    /// Whether somebody has to look who is not looking already.
+    fn calls(&self, settings: &BatcherSettings) -> bool {
+        match self.due(settings) {
+            Due::Now => true,
+            Due::At(at) => self.armed.is_none_or(|armed| at < armed),
+            Due::Later => false,
+        }
+    }
+
+    /// Few requests keep the [`Pace`]; many never wait.
     fn due(&self, settings: &BatcherSettings) -> Due {
         if self.requests.is_empty() {
             return Due::Later;
@@ -102,8 +105,7 @@ impl Waiting {
         if self.closed || self.commands >= settings.eager_commands {
             return Due::Now;
         }
-        // A batch that takes its time, waiting for another server's lock perhaps, holds nobody up for long.
-        match self.begun.filter(|_| self.running > 0).map(|begun| begun + PATIENCE) {
+        match self.pace.earliest(self.requests.len()) {
             Some(at) if at > Instant::now() => Due::At(at),
             _ => Due::Now,
         }
@@ -151,11 +153,7 @@ impl Queue {
         waiting.commands += request.work.commands();
         waiting.requests.push_back((request, Ticket { reply: Some(reply), submitted: Instant::now(), key }));
         self.show(&waiting);
-        let wakes = match waiting.due(&self.settings) {
-            Due::Now => true,
-            Due::At(_) => !waiting.is_armed,
-            Due::Later => false,
-        };
+        let wakes = waiting.calls(&self.settings);
         drop(waiting);
         if wakes {
             self.arrival.notify_one();
@@ -175,15 +173,9 @@ impl Queue {
                 match waiting.due(&self.settings) {
                     Due::Now => {
                         let batch = self.cut(&mut waiting);
-                        waiting.running += 1;
-                        waiting.begun = Some(Instant::now());
+                        waiting.pace.begin(Instant::now(), batch.len());
                         self.show(&waiting);
-                        let left = match waiting.due(&self.settings) {
-                            Due::Now => true,
-                            Due::At(_) => !waiting.is_armed,
-                            Due::Later => false,
-                        };
-                        if left || waiting.closed {
+                        if waiting.calls(&self.settings) || waiting.closed {
                             self.arrival.notify_one();
                         }
                         return Some(batch);
@@ -192,8 +184,9 @@ impl Queue {
                         self.arrival.notify_one();
                         return None;
                     }
-                    Due::At(at) if !waiting.is_armed => {
-                        waiting.is_armed = true;
+                    // Who sleeps for longer than that sleeps on: it finds out when it wakes.
+                    Due::At(at) if waiting.armed.is_none_or(|armed| at < armed) => {
+                        waiting.armed = Some(at);
                         Some(Armed(self, at))
                     }
                     _ => None,
@@ -209,10 +202,9 @@ impl Queue {
         }
     }
 
-    /// A batch that was taken is over. Who says so looks for the next one.
-    pub(super) fn over(&self) {
-        let mut waiting = lock(&self.waiting);
-        waiting.running = waiting.running.saturating_sub(1);
+    /// A batch that was taken is over and took so long. Who says so looks for the next one.
+    pub(super) fn over(&self, took: Duration) {
+        lock(&self.waiting).pace.end(took);
     }
 
     fn cut(&self, waiting: &mut Waiting) -> Vec<(Request, Ticket)> {
@@ -268,7 +260,10 @@ struct Armed<'q>(&'q Queue, Instant);
 
 impl Drop for Armed<'_> {
     fn drop(&mut self) {
-        lock(&self.0.waiting).is_armed = false;
+        let mut waiting = lock(&self.0.waiting);
+        if waiting.armed == Some(self.1) {
+            waiting.armed = None;
+        }
     }
 }
 
