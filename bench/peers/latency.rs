@@ -9,7 +9,7 @@ use crate::floor::Floor;
 use crate::manifest::Manifest;
 use crate::nexus;
 use crate::options::Options;
-use crate::systems::{DEBEZIUM, NAIVE, NEXUS, Run, System};
+use crate::systems::{CONNECTIONS, DEBEZIUM, NAIVE, NEXUS, Run, System};
 use crate::table::{Sample, Table, Target, median};
 use crate::tools;
 
@@ -269,7 +269,8 @@ async fn sweep(
 ) -> bool {
     let (seconds, repeats) = (format!("--duration={}s", options.seconds), options.repeats.min(3));
     let repeats = format!("--repeats={repeats}");
-    let args = ["sweep", "--from=1000", "--factor=2", &seconds, "--slo=l2c:p99<=100ms", &repeats, ALIKE[0]];
+    let args =
+        ["sweep", "--from=1000", "--factor=2", &seconds, CONNECTIONS, "--slo=l2c:p99<=100ms", &repeats, ALIKE[0]];
     let (done, usage) = crate::usage::during(system.loadgen(&args, out)).await;
     let read = || -> anyhow::Result<Value> {
         Ok(serde_json::from_slice(&std::fs::read(out.join("sweep.json")).context("loadgen left no sweep")?)?)

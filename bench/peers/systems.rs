@@ -22,6 +22,8 @@ const PEER_KEY: &str = "peers";
 pub const ACKS: &str = "all";
 /// As many as Nexus has.
 const PARTITIONS: i32 = 4;
+/// Commands under way at once, at most: one a connection. Fewer would bound the rate, at 10,000/s from answers of 3 ms on.
+pub const CONNECTIONS: &str = "--connections=256";
 
 /// One system under load.
 pub struct System {
@@ -121,8 +123,10 @@ impl System {
     /// It could not begin.
     pub async fn run(&self, rate: f64, seconds: u64, more: &[&str], out: &Path) -> anyhow::Result<Run> {
         let (rate, seconds) = (format!("--rate={rate}"), format!("--duration={seconds}s"));
-        let args: Vec<&str> =
-            ["run", &rate, &seconds, "--quiet", "--plain"].into_iter().chain(more.iter().copied()).collect();
+        let args: Vec<&str> = ["run", &rate, &seconds, CONNECTIONS, "--quiet", "--plain"]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
         let (output, usage) = usage::during(self.loadgen(&args, out)).await;
         output?;
         let summary = std::fs::read(out.join("summary.json")).context("loadgen left no summary")?;
