@@ -56,13 +56,24 @@ async fn a_relay_killed_mid_transaction_repeats_with_the_same_numbers_and_nothin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_relay_thawed_after_its_successor_took_over_is_fenced() {
-    let place = Place::new("paused").await;
+    // On a busy machine it may be through before it is paused, then once more.
+    for attempt in 1..=4 {
+        if paused_and_thawed(&format!("paused{attempt}")).await > 0 {
+            return;
+        }
+    }
+    panic!("the relay was never caught in the middle");
+}
+
+/// Returns how many records came twice: none where the relay was through before it was paused.
+async fn paused_and_thawed(name: &str) -> usize {
+    let place = Place::new(name).await;
     let mut sql = place.sql().await;
     let paused = RelayProcess::start(&place);
     emit_many(&mut sql, 100).await;
     place.committed(100).await;
     let before = place.log_ends().await;
-    emit_many(&mut sql, 20_000).await;
+    emit_many(&mut sql, 40_000).await;
     wait_for("part of the batch on the topics", async || place.log_ends().await > before + 1_000).await;
     paused.pause();
     // What it has not read yet waits in its socket and is published by the successor.
@@ -70,7 +81,7 @@ async fn a_paused_relay_thawed_after_its_successor_took_over_is_fenced() {
     let mut successor = place.relay();
     successor.is(RelayState::Streaming).await;
     emit_many(&mut sql, 1_000).await;
-    let count = 22_100;
+    let count = 42_100;
     place.committed(count).await;
     paused.thaw();
     // The thawed one finds itself fenced, and waits for the slot while the successor goes on.
@@ -81,9 +92,10 @@ async fn a_paused_relay_thawed_after_its_successor_took_over_is_fenced() {
     let records = place.committed(count + 1_000).await;
     assert_unbroken(&records);
     assert_eq!(records.values().map(Vec::len).sum::<usize>(), count + 1_000);
-    assert!(assert_repeats_keep_their_numbers(&place).await > 0, "the relay was not caught in the middle");
     assert_eq!(successor.status.borrow().state, RelayState::Streaming);
+    let repeats = assert_repeats_keep_their_numbers(&place).await;
     successor.stop().await;
+    repeats
 }
 
 #[tokio::test(flavor = "multi_thread")]
