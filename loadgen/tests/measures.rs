@@ -66,7 +66,7 @@ fn a_judge_that_falls_behind_ends_the_run_as_not_valid_and_delays_no_command() {
 }
 
 #[test]
-fn planes_that_could_not_be_compared_make_the_run_invalid() {
+fn planes_that_could_not_be_compared_fail_the_run() {
     let _alone = alone();
     let stub = stub(Faults { lists_fail: true, ..Faults::default() });
     let summary = support::go(&stub, "--rate 200 --duration 1s").summary;

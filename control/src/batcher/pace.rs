@@ -37,7 +37,7 @@ impl Pace {
         self.took = took;
     }
 
-    /// Before when no batch begins while no more than these `waiting` wait; `None`: no reason to wait.
+    /// Until when the next batch waits for more than these `waiting` requests; `None`: it may begin.
     pub(super) fn earliest(&self, waiting: usize) -> Option<Instant> {
         let (begun, requests) = self.newest?;
         if self.running > 0 {

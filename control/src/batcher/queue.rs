@@ -271,3 +271,87 @@ impl Drop for Armed<'_> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use contract::identity::Role;
+    use contract::problem::VALIDATION;
+    use futures_util::FutureExt;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::request::{Caller, Work};
+
+    fn queue() -> Queue {
+        let metrics = CommandMetrics::register(&Registry::new()).expect("its own registry");
+        Queue::new(BatcherSettings::default(), metrics)
+    }
+
+    fn push(queue: &Queue, requests: usize) {
+        for _ in 0..requests {
+            let request = Request {
+                caller: Caller { identity: Uuid::nil(), key: Uuid::nil(), role: Role::Admin },
+                request_id: String::new(),
+                traceparent: String::new(),
+                idempotency: None,
+                work: Work::Invalid(Problem::new(&VALIDATION, "a test")),
+                bytes: 1,
+            };
+            drop(queue.push(request).expect("room"));
+        }
+    }
+
+    /// A batch of two is under way.
+    async fn two_under_way() -> Queue {
+        let queue = queue();
+        push(&queue, 2);
+        assert_eq!(queue.take().await.expect("open").len(), 2, "what finds it idle goes at once");
+        queue
+    }
+
+    #[tokio::test]
+    async fn one_behind_a_batch_of_two_waits_for_another_and_not_for_ever() {
+        // A machine that stops for 3 ms in between lets the rest be over: then once more.
+        for _ in 0..50 {
+            let queue = two_under_way().await;
+            queue.over(Duration::from_millis(1));
+            push(&queue, 1);
+            let mut next = Box::pin(queue.take());
+            if (&mut next).now_or_never().is_some() {
+                continue;
+            }
+            push(&queue, 1);
+            let batch = (&mut next).now_or_never().flatten();
+            assert_eq!(batch.map(|batch| batch.len()), Some(2), "as many wait: it begins without a timer");
+            queue.over(Duration::from_millis(1));
+            push(&queue, 1);
+            drop(next);
+            assert_eq!(queue.take().await.expect("open").len(), 1, "nobody else comes");
+            return;
+        }
+        panic!("a lone request behind a batch of two never waited");
+    }
+
+    #[tokio::test]
+    async fn a_sleeper_with_a_later_deadline_hides_no_earlier_one() {
+        for _ in 0..50 {
+            let queue = two_under_way().await;
+            push(&queue, 1);
+            // Another worker sleeps for as long as the batch under way may take, 10 ms; that one is over soon.
+            let mut sleeper = Box::pin(queue.take());
+            if (&mut sleeper).now_or_never().is_some() {
+                continue;
+            }
+            queue.over(Duration::from_millis(1));
+            let first = tokio::select! {
+                biased;
+                _ = &mut sleeper => false,
+                batch = queue.take() => batch.is_some(),
+            };
+            if first {
+                return;
+            }
+        }
+        panic!("whoever ended a batch never began the next one before the sleeper");
+    }
+}
