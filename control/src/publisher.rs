@@ -20,7 +20,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientConfig, Message};
 use tokio::sync::Notify;
 
@@ -39,6 +39,9 @@ const TRANSACTION: Duration = Duration::from_secs(30);
 const DELIVERY: Duration = Duration::from_secs(30);
 /// How long a transaction may stay open before the broker aborts it: a huge command batch is one transaction.
 const TRANSACTION_OPEN: Duration = Duration::from_secs(300);
+/// How long the thread that takes acknowledgements waits for one at a time. The client spins through the last
+/// millisecond of each wait, and its own thread waits 100 ms: 0.8 % of a core where nothing happens.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Why the line stops.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -81,7 +84,7 @@ pub struct Outgoing<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// What the producer's own thread tells the relay's task.
+/// What the thread that takes acknowledgements tells the relay's task.
 struct Ledger {
     in_flight: AtomicU64,
     in_flight_bytes: AtomicU64,
@@ -157,7 +160,7 @@ impl ProducerContext for Deliveries {
 
 /// The fenced, transactional producer of one take-over.
 pub struct Publisher {
-    producer: Option<Arc<ThreadedProducer<Deliveries>>>,
+    producer: Arc<BaseProducer<Deliveries>>,
     ledger: Arc<Ledger>,
     /// Largest record (key, value and headers), in bytes.
     record_bytes_max: usize,
@@ -206,11 +209,20 @@ impl Publisher {
             .set("message.max.bytes", batch_bytes_max.max(1000).to_string())
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
-        let producer = ThreadedProducer::from_config_and_context(&config, Deliveries(ledger.clone(), acknowledged))
+        let producer = BaseProducer::from_config_and_context(&config, Deliveries(ledger.clone(), acknowledged))
             .map_err(|source| PublishError::Transaction { what: "the producer can't be made", source })?;
+        let producer = Arc::new(producer);
+        let polled = producer.clone();
+        // The last to hold the client, so that no task waits for its end, which may take half a second.
+        let polling = move || {
+            while Arc::strong_count(&polled) > 1 {
+                polled.poll(POLL);
+            }
+        };
+        std::thread::Builder::new().name("relay-acks".to_owned()).spawn(polling).expect("the system has threads");
         // A batch has a head of 61 bytes, and each record in it lengths and deltas of some 30 more.
         let record_bytes_max = batch_bytes_max.saturating_sub(1024);
-        Ok(Self { producer: Some(Arc::new(producer)), ledger, record_bytes_max })
+        Ok(Self { producer, ledger, record_bytes_max })
     }
 
     /// Largest record (key, value and headers), in bytes: what is larger goes out as a marker.
@@ -233,7 +245,7 @@ impl Publisher {
     /// # Errors
     /// [`PublishError::Transaction`].
     pub fn begin(&self) -> Result<(), PublishError> {
-        let begun = self.producer().begin_transaction();
+        let begun = self.producer.begin_transaction();
         begun.map_err(|source| PublishError::Transaction { what: "a transaction can't begin", source })
     }
 
@@ -266,7 +278,7 @@ impl Publisher {
         // Counted before it is sent: its acknowledgement may come before this returns.
         ledger.in_flight.fetch_add(1, Ordering::SeqCst);
         ledger.in_flight_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
-        self.producer().send(outgoing).map_err(|(error, _)| {
+        self.producer.send(outgoing).map_err(|(error, _)| {
             ledger.in_flight.fetch_sub(1, Ordering::SeqCst);
             ledger.in_flight_bytes.fetch_sub(bytes as u64, Ordering::SeqCst);
             PublishError::NotTaken(error)
@@ -349,27 +361,14 @@ impl Publisher {
         }
     }
 
-    fn producer(&self) -> &Arc<ThreadedProducer<Deliveries>> {
-        self.producer.as_ref().expect("taken only when dropped")
-    }
-
     async fn blocking(
         &self,
         what: &'static str,
-        step: impl FnOnce(&ThreadedProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
+        step: impl FnOnce(&BaseProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
     ) -> Result<(), PublishError> {
-        let producer = self.producer().clone();
+        let producer = self.producer.clone();
         let done = apart("relay-broker", move || step(&producer)).await;
         done.map_err(|source| PublishError::Transaction { what, source })
-    }
-}
-
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        // The client joins its threads when it is dropped: up to half a second that no task should wait.
-        if let Some(producer) = self.producer.take() {
-            std::thread::spawn(move || drop(producer));
-        }
     }
 }
 

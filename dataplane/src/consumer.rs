@@ -139,6 +139,34 @@ impl LogClient {
         tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
     }
 
+    /// Log ends of all `partitions` at once: one request to each broker. A partition that the broker does not tell is
+    /// not in it.
+    ///
+    /// # Errors
+    /// The broker is away or does not know a partition.
+    pub async fn ends(&self, partitions: &[Partition]) -> KafkaResult<BTreeMap<Partition, i64>> {
+        let name = |partition: Partition| format!("{}{}", self.prefix, partition.topic.name());
+        let places: BTreeMap<(String, i32), Partition> =
+            partitions.iter().map(|at| ((name(*at), i32::from(at.index)), *at)).collect();
+        let mut asked = TopicPartitionList::new();
+        for (topic, index) in places.keys() {
+            // In place of a time, the broker takes this for its log's end.
+            asked.add_partition_offset(topic, *index, Offset::End)?;
+        }
+        let connection = self.current();
+        let ask = move || connection.consumer().offsets_for_times(asked, ASK_TIMEOUT);
+        let told = tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))?;
+        let mut ends = BTreeMap::new();
+        for element in told.elements() {
+            element.error()?;
+            let at = places.get(&(element.topic().to_owned(), element.partition()));
+            if let (Some(partition), Offset::Offset(end)) = (at, element.offset()) {
+                ends.insert(*partition, end);
+            }
+        }
+        Ok(ends)
+    }
+
     /// How many partitions a topic has; 0 where it is not there.
     ///
     /// # Errors
@@ -166,7 +194,7 @@ fn connect(settings: &ProjectSettings) -> KafkaResult<Arc<Connection>> {
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
         .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "100")
+        .set("fetch.wait.max.ms", "250")
         .set("fetch.error.backoff.ms", "50")
         // The default is a hidden stall of 1 s when the local queue was full.
         .set("fetch.queue.backoff.ms", "5")

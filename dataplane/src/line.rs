@@ -258,8 +258,10 @@ impl Line {
         let careful_to = Point { epoch: header.epoch, seq: header.seq + self.bounds.records as u64 };
         let mut writer = view.clone();
         let mut call: Option<(Call<'_>, Instant, usize, bool)> = None;
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // All lines look in the same moment: their commands go out together, and an idle process sleeps in between.
+        let since_tick = Duration::from_millis(now_ms() % TICK.as_millis() as u64);
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + TICK - since_tick, TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let state = |header: &Header| match (header.ready, filling) {
             (true, _) => State::Serving,
             (false, true) => State::Filling,

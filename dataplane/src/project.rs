@@ -258,31 +258,29 @@ async fn look_at_ends(
     newest: watch::Receiver<Newest>,
     shutdown: Shutdown,
 ) {
+    let partitions = Partition::all(signals);
     while !shutdown.is_begun() {
-        for partition in Partition::all(signals) {
-            let ends = log.bounds(partition).await;
-            let published = {
-                let newest = newest.borrow();
-                newest.watermark.as_ref().map(|at| (at.epoch, at.seqs.get(&partition).copied().unwrap_or(0)))
-            };
-            status.send_modify(|status| {
-                match &ends {
-                    Ok((_, end)) => {
-                        status.broker_error = None;
-                        status.partitions.entry(partition).or_default().log_end = *end;
-                    }
-                    Err(error) => status.broker_error = Some(error.to_string()),
+        let ends = log.ends(&partitions).await;
+        let published = {
+            let newest = newest.borrow();
+            newest.watermark.as_ref().map(|at| (at.epoch, at.seqs.clone()))
+        };
+        status.send_modify(|status| {
+            status.broker_error = ends.as_ref().err().map(ToString::to_string);
+            for partition in &partitions {
+                let at = status.partitions.entry(*partition).or_default();
+                if let Some(end) = ends.as_ref().ok().and_then(|ends| ends.get(partition)) {
+                    at.log_end = *end;
                 }
-                let at = status.partitions.entry(partition).or_default();
-                if at.state != State::Elsewhere && published.is_some_and(|(epoch, _)| epoch == at.epoch) {
-                    at.seq_end = at.seq_end.max(published.map_or(0, |(_, seq)| seq));
+                if let Some((epoch, seqs)) = &published
+                    && at.state != State::Elsewhere
+                    && *epoch == at.epoch
+                {
+                    at.seq_end = at.seq_end.max(seqs.get(partition).copied().unwrap_or(0));
                     at.lag = at.seq_end.saturating_sub(at.seq);
                 }
-            });
-            if ends.is_err() {
-                break;
             }
-        }
+        });
         tokio::select! {
             () = shutdown.begun() => return,
             () = tokio::time::sleep(LOOK) => {}

@@ -264,4 +264,10 @@ async fn a_client_that_finds_no_broker_is_replaced_and_reads_on() {
     };
     let first = tokio::time::timeout(DEADLINE, record).await.expect("a record comes");
     assert_eq!(first, 0, "the same client reads on, by a new connection");
+    let partitions = ["s0", "s1", "k0"].map(|name| name.parse().unwrap());
+    let ends = client.ends(&partitions).await.unwrap();
+    for partition in partitions {
+        assert_eq!(ends[&partition], client.bounds(partition).await.unwrap().1, "{partition}: told at once or alone");
+    }
+    assert!(ends[&partitions[0]] > 0, "{ends:?}");
 }
