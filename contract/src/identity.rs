@@ -117,6 +117,24 @@ impl KeyRecord {
     pub fn render(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("plain members always serialise")
     }
+
+    /// [`KeyRecord::sha256`] as bytes; `None` where it is none, and so matches no secret.
+    #[must_use]
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        let digit = |text: u8| match text {
+            b'0'..=b'9' => Some(text - b'0'),
+            b'a'..=b'f' => Some(text - b'a' + 10),
+            _ => None,
+        };
+        let (mut digest, text) = ([0; 32], self.sha256.as_bytes());
+        if text.len() != 2 * digest.len() {
+            return None;
+        }
+        for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Some(digest)
+    }
 }
 
 const SECRET_PREFIX: &str = "nxs_";
@@ -205,6 +223,27 @@ mod tests {
         }
         for bad in ["", "-a", ".a", "A", "a b", "é", &"a".repeat(65)] {
             assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_64_lower_case_hexadecimal_digits_and_nothing_else() {
+        let record = |sha256: String| KeyRecord {
+            id: Uuid::nil(),
+            identity: Uuid::nil(),
+            role: Role::Reader,
+            active: true,
+            sha256,
+            expires_at: None,
+            version: 1,
+        };
+        let expected: Vec<u8> = (0..32).map(|i| i * 8 + 7).collect();
+        let text: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(record(text.clone()).digest().map(Vec::from), Some(expected));
+        for bad in
+            [String::new(), text.to_uppercase(), format!("{text}00"), text[1..].to_owned(), text.replace('7', "g")]
+        {
+            assert_eq!(record(bad.clone()).digest(), None, "{bad}");
         }
     }
 }

@@ -128,14 +128,8 @@ pub fn require(caller: &Caller, permission: Permission) -> Result<(), Problem> {
 }
 
 fn matches(secret: &str, record: &KeyRecord) -> bool {
-    let digest = Sha256::digest(secret.as_bytes());
-    let mut text = [0; 64];
-    for (i, byte) in digest.iter().enumerate() {
-        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
-        text[2 * i] = digit(byte >> 4);
-        text[2 * i + 1] = digit(byte & 15);
-    }
-    text[..].ct_eq(record.sha256.as_bytes()).into()
+    let presented: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+    record.digest().is_some_and(|known| presented.ct_eq(&known).into())
 }
 
 fn is_expired(record: &KeyRecord, now: Timestamp) -> bool {

@@ -23,7 +23,7 @@ pub struct Caller {
 pub struct Presented {
     /// The key that it names.
     pub key: Uuid,
-    sha256: [u8; 64],
+    sha256: [u8; 32],
 }
 
 impl std::fmt::Debug for Presented {
@@ -39,12 +39,7 @@ impl Presented {
     /// 401 when it has not the form of a secret.
     pub fn of(bearer: &str) -> Result<Self, Problem> {
         let key = secret_key_id(bearer).ok_or_else(refuse)?;
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut sha256 = [0; 64];
-        for (pair, byte) in sha256.chunks_exact_mut(2).zip(Sha256::digest(bearer.as_bytes())) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
+        let sha256 = Sha256::digest(bearer.as_bytes()).into();
         Ok(Self { key, sha256 })
     }
 
@@ -53,9 +48,9 @@ impl Presented {
     /// # Errors
     /// 401 for a key that is unknown, revoked, expired or another's; 403 for an inactive identity.
     pub fn check(&self, state: &KeyState, now: Timestamp) -> Result<Caller, Problem> {
-        let KeyState::Known(record) = state else { return Err(refuse()) };
-        let KeyRecord { identity, role, active, sha256, expires_at, .. } = &**record;
-        if !bool::from(self.sha256.ct_eq(sha256.as_bytes())) || expires_at.is_some_and(|expiry| expiry <= now.0) {
+        let KeyState::Known { record, sha256 } = state else { return Err(refuse()) };
+        let KeyRecord { identity, role, active, expires_at, .. } = &**record;
+        if !bool::from(self.sha256.ct_eq(sha256)) || expires_at.is_some_and(|expiry| expiry <= now.0) {
             return Err(refuse());
         }
         if !active {
@@ -86,7 +81,6 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use contract::identity::format_secret;
 
@@ -110,9 +104,8 @@ mod tests {
         let secret = format_secret(Uuid::from_u128(1), &[3; 32]);
         let presented = Presented::of(&secret).expect("a secret");
         let now = Timestamp(1000);
-        let check = |record: KeyRecord| {
-            presented.check(&KeyState::Known(Arc::new(record)), now).map_err(|problem| problem.kind.status)
-        };
+        let check =
+            |record: KeyRecord| presented.check(&KeyState::of(record), now).map_err(|problem| problem.kind.status);
         let good = record(&secret);
         assert_eq!(check(good.clone()), Ok(Caller { identity: Uuid::from_u128(7), role: Role::Reader }));
         assert_eq!(check(KeyRecord { expires_at: Some(1001), ..good.clone() }).map(|c| c.role), Ok(Role::Reader));

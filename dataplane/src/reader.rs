@@ -54,7 +54,23 @@ pub enum KeyState {
     /// Nothing, or a tombstone: never made, or revoked.
     Absent,
     /// Its record.
-    Known(Arc<KeyRecord>),
+    Known {
+        /// As the view holds it.
+        record: Arc<KeyRecord>,
+        /// [`KeyRecord::digest`].
+        sha256: [u8; 32],
+    },
+}
+
+impl KeyState {
+    /// A record whose digest is none opens no door.
+    #[must_use]
+    pub fn of(record: KeyRecord) -> Self {
+        match record.digest() {
+            Some(sha256) => Self::Known { record: Arc::new(record), sha256 },
+            None => Self::Absent,
+        }
+    }
 }
 
 /// The answer to one read.
@@ -179,7 +195,7 @@ fn fail(round: &mut Vec<Job>, error: ReadError, reason: &str) {
 fn key_state(found: Found) -> KeyState {
     let Some(document) = found.document.filter(|document| !document.is_tombstone()) else { return KeyState::Absent };
     match serde_json::from_slice(&document.json) {
-        Ok(record) => KeyState::Known(Arc::new(record)),
+        Ok(record) => KeyState::of(record),
         Err(error) => {
             tracing::error!(%error, "the record of an API key is unreadable");
             KeyState::Absent

@@ -13,6 +13,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -205,11 +207,7 @@ pub(crate) async fn run<S, F>(
     // Without it an answer in two writes waits for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let home = Arc::new(Mutex::new(None));
-    let lingers = tokio::select! {
-        biased;
-        () = cut.cancelled() => false,
-        lingers = converse(stream, &home, &limits, &shutdown, service) => lingers,
-    };
+    let lingers = converse(stream, &home, &limits, &shutdown, &cut, service).await;
     let stream = home.lock().unwrap_or_else(PoisonError::into_inner).take();
     // A process that stops has little time, and a client that keeps its side open must not use it up.
     let patience = if shutdown.is_begun() { LINGER / 4 } else { LINGER };
@@ -228,6 +226,7 @@ async fn converse<S, F>(
     home: &Arc<Mutex<Option<TcpStream>>>,
     limits: &Limits,
     shutdown: &Shutdown,
+    cut: &CancellationToken,
     service: S,
 ) -> bool
 where
@@ -260,9 +259,9 @@ where
             .half_close(true)
             .serve_connection(TokioIo::new(socket), service)
     );
-    let mut tick = tokio::time::interval(limits.tick());
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut draining = false;
+    // Each is polled only when it was woken itself: a request wakes the task twice, and these some seldom times.
+    let mut beside = FuturesUnordered::new();
+    beside.push(other_end(&clock, limits, cut, Some(shutdown)));
     loop {
         tokio::select! {
             biased;
@@ -272,16 +271,48 @@ where
                 }
                 return true;
             }
-            _ = tick.tick() => {
-                if let Some(reason) = clock.overrun(limits) {
+            Some(end) = beside.next() => match end {
+                End::Draining => {
+                    connection.as_mut().graceful_shutdown();
+                    beside.push(other_end(&clock, limits, cut, None));
+                }
+                End::Slow(reason) => {
                     CUT.with_label_values(&[reason]).inc();
                     tracing::debug!(reason, "client too slow, connection cut");
                     return false;
                 }
+                End::Cut => return false,
             }
-            () = shutdown.begun(), if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+/// What ends a connection from outside.
+enum End {
+    /// The server stops: no request after the one under way.
+    Draining,
+    /// The client was too slow in this.
+    Slow(&'static str),
+    /// At once.
+    Cut,
+}
+
+async fn other_end(clock: &Clock, limits: &Limits, cut: &CancellationToken, shutdown: Option<&Shutdown>) -> End {
+    let mut tick = tokio::time::interval(limits.tick());
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut draining = pin!(async {
+        match shutdown {
+            Some(shutdown) => shutdown.begun().await,
+            None => std::future::pending().await,
+        }
+    });
+    loop {
+        tokio::select! {
+            biased;
+            () = cut.cancelled() => return End::Cut,
+            () = &mut draining => return End::Draining,
+            _ = tick.tick() => if let Some(reason) = clock.overrun(limits) {
+                return End::Slow(reason);
             }
         }
     }

@@ -60,15 +60,27 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         return Err(refuse("the header Authorization stands more than once"));
     }
     let malformed = || refuse("the header Authorization is not `Bearer nxs_…`");
-    let (scheme, rest) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(malformed)?;
-    let key = rest.trim_matches(' ');
-    let is_token68 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-    if scheme.eq_ignore_ascii_case("bearer") && !key.is_empty() && key.bytes().all(is_token68) {
-        Ok(key)
-    } else {
-        Err(malformed())
+    let (scheme, key) = value.as_bytes().split_at_checked(SCHEME.len()).ok_or_else(malformed)?;
+    let key = key.trim_ascii();
+    if !scheme.eq_ignore_ascii_case(SCHEME) || key.is_empty() || !key.iter().all(|b| TOKEN68[usize::from(*b)]) {
+        return Err(malformed());
     }
+    std::str::from_utf8(key).map_err(|_| malformed())
 }
+
+const SCHEME: &[u8] = b"bearer ";
+
+/// Which bytes stand in a token68 (RFC 9110, section 11.2).
+static TOKEN68: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let it = byte as u8;
+        table[byte] = it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+        byte += 1;
+    }
+    table
+};
 
 /// The `Idempotency-Key`: 1 to 128 printable ASCII characters.
 ///
