@@ -39,6 +39,11 @@ async fn exchange(address: impl ToSocketAddrs, request: &[u8]) -> Option<Vec<u8>
     Some(answer)
 }
 
+/// Whether the plane at `address` says that it is ready.
+pub(crate) async fn is_ready(address: SocketAddr) -> bool {
+    http_get(address, "/readyz", None).await.is_some_and(|answer| answer.status == 200)
+}
+
 /// Whether Redis answers a PING (while it still loads its data it answers with an error).
 pub(crate) async fn redis_answers(address: SocketAddr) -> bool {
     let answer = tokio::time::timeout(PATIENCE, exchange(address, b"PING\r\nQUIT\r\n")).await;

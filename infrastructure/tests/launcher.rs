@@ -371,7 +371,7 @@ fn down_stops_the_containers_that_up_started_and_clean_data_takes_their_volumes(
     let stack = Stack::new();
     // No Docker engine: a program that writes down what it is asked for, and answers where a key is made.
     let bin = stack.scratch.path().join("bin");
-    let script = "#!/bin/sh\necho \"$*\" >> \"$0.log\"\ncase \"$*\" in *create-admin*) echo nxs_key ;; esac";
+    let script = "#!/bin/sh\necho \"$*\" >> \"$0.log\"\ncase \"$*\" in *create-admin*) echo nxs_key ;; *ps) echo containers ;; esac";
     let make = r#"mkdir "$0" && printf '%s\n' "$1" > "$0/docker" && chmod 755 "$0/docker""#;
     assert!(Command::new("sh").args(["-c", make]).arg(&bin).arg(script).status().unwrap().success());
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
@@ -382,6 +382,9 @@ fn down_stops_the_containers_that_up_started_and_clean_data_takes_their_volumes(
     let up = stack.nexus_in(checkout, &["up"], &env);
     assert!(up.status.success(), "{}", text(&up));
     assert_eq!(stack.env("NEXUS_API_KEY"), "nxs_key");
+
+    let status = text(&stack.nexus(&["status"], &[("PATH", path.as_str())]));
+    assert!(status.contains("containers"), "{status}");
 
     let file = checkout.join("infrastructure/docker-compose.yml").canonicalize().unwrap();
     let down = format!("compose -f {} --profile planes down", file.display());

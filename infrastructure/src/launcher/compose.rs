@@ -1,15 +1,18 @@
 //! `NEXUS_STACK=compose`: the same stack as containers, where a Docker engine answers.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::home::Home;
 use super::up::Up;
 use crate::account::Account;
 use crate::error::{LaunchError, Result};
+use crate::probe;
 use crate::process::run;
 
-const CONTROL_URL: &str = "http://127.0.0.1:8000";
-const DATAPLANE_URL: &str = "http://127.0.0.1:8001";
+/// The ports of the planes in the compose file.
+const CONTROL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+const DATAPLANE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// `docker compose up --wait` with both planes, then the first admin inside the control plane's container.
 pub(crate) async fn up(request: &Up) -> Result<String> {
@@ -35,14 +38,14 @@ pub(crate) async fn up(request: &Up) -> Result<String> {
     }
     crate::postgres::write_private(&home.path().join("compose-key"), &key)?;
     let variables = [
-        ("NEXUS_CONTROL_URL", CONTROL_URL.to_owned()),
-        ("NEXUS_DATAPLANE_URL", DATAPLANE_URL.to_owned()),
+        ("NEXUS_CONTROL_URL", format!("http://{CONTROL}")),
+        ("NEXUS_DATAPLANE_URL", format!("http://{DATAPLANE}")),
         ("NEXUS_API_KEY", key.clone()),
         ("NEXUS_HOME", home.path().display().to_string()),
     ];
     home.write_env(&variables.map(|(name, value)| (name.to_owned(), value)))?;
     Ok(format!(
-        "\nNexus is up, in containers.\n  control plane  {CONTROL_URL}\n  data plane     {DATAPLANE_URL}\n  \
+        "\nNexus is up, in containers.\n  control plane  http://{CONTROL}\n  data plane     http://{DATAPLANE}\n  \
          admin's key    {key}\n  console        http://127.0.0.1:8080\n\n\
          Stop it with: make down\n"
     ))
@@ -53,6 +56,12 @@ pub(crate) async fn down(file: &Path, with_data: bool) -> Result<()> {
     eprintln!("compose          stopping");
     let args: &[&str] = if with_data { &["down", "--volumes"] } else { &["down"] };
     run(&Account::Own, "docker", words(file, args), &[]).await.map(drop)
+}
+
+/// `docker compose ps`, and whether both planes are ready.
+pub(crate) async fn status(file: &Path) -> Result<(String, bool)> {
+    let table = run(&Account::Own, "docker", words(file, &["ps"]), &[]).await?;
+    Ok((format!("{table}\n"), probe::is_ready(CONTROL).await && probe::is_ready(DATAPLANE).await))
 }
 
 /// The words behind `docker`.

@@ -1,4 +1,4 @@
-//! `nexus status`: a table of what runs and whether it answers.
+//! `nexus status`: a table of what runs and whether it answers; of containers, Docker's own.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -6,9 +6,9 @@ use std::path::Path;
 
 use sqlx::Connection;
 
-use super::PROCESSES;
 use super::home::{Home, State};
 use super::plan;
+use super::{PROCESSES, compose};
 use crate::broker::{self, BrokerProfile};
 use crate::error::Result;
 use crate::probe;
@@ -16,10 +16,16 @@ use crate::probe;
 /// Returns the table, and whether everything is up.
 ///
 /// # Errors
-/// The record can't be read.
+/// The record can't be read, or Docker does not answer.
 pub async fn status(path: &Path) -> Result<(String, bool)> {
-    let Some(home) = Home::look(path) else { return Ok((format!("no stack in {}\n", path.display()), false)) };
-    let Some(state) = home.state()? else { return Ok((format!("no stack in {}\n", path.display()), false)) };
+    let none = || Ok((format!("no stack in {}\n", path.display()), false));
+    let Some(home) = Home::look(path) else { return none() };
+    let Some(state) = home.state()? else {
+        return match home.recorded_compose()? {
+            Some(file) => compose::status(&file).await,
+            None => none(),
+        };
+    };
     let mut table = format!("{:<16} {:<12} {:<8} {}\n", "PROCESS", "STATE", "PID", "ADDRESS");
     let mut all_up = true;
     for name in PROCESSES {
@@ -46,7 +52,7 @@ async fn row(name: &str, home: &Home, state: &State) -> Result<(&'static str, St
     if let Some(setting) = plane_setting {
         let address = state.settings.get(setting).cloned().unwrap_or_default();
         let ready = match address.parse::<SocketAddr>() {
-            Ok(address) => probe::http_get(address, "/readyz", None).await.is_some_and(|answer| answer.status == 200),
+            Ok(address) => probe::is_ready(address).await,
             Err(_) => false,
         };
         return Ok((word(ready), shown, address));

@@ -245,9 +245,7 @@ async fn start_planes(home: &Home, state: &mut State, planes: [&PlanePlan; 2]) -
             READY_DEADLINE,
             &plane.launch.log,
             || !process.is_alive(),
-            || async {
-                probe::http_get(plane.address, "/readyz", None).await.is_some_and(|answer| answer.status == 200)
-            },
+            || async { probe::is_ready(plane.address).await },
         )
         .await?;
         say(plane.name, &format!("ready after {:.1} s (pid {})", begin.elapsed().as_secs_f64(), process.pid));
