@@ -41,7 +41,7 @@ struct Cli {
 enum Subcommands {
     /// Send a load, measure and check
     Run(Box<RunArguments>),
-    /// Find the highest rate that holds the objectives with a flat lag
+    /// Find the highest rate that holds the objectives with a flat lag; a run that is INVALID says nothing of its rate, which is run again, three times in all
     Sweep(Box<SweepArguments>),
     /// Say whether B differs from A: folders of five runs or more each, or two stacks to measure
     Compare(Box<CompareArguments>),

@@ -6,6 +6,9 @@ use crate::report::plots::{self, SweepPoint};
 use crate::report::{ReportError, html, write};
 use crate::summary::{Summary, Verdict};
 
+/// Runs of one rate after which it did not hold, where each was [`Verdict::Invalid`]: such a run says nothing of the rate.
+const TRIES: usize = 3;
+
 /// The exit code of what could not be done.
 const NOT_DONE: u8 = 1;
 
@@ -199,18 +202,24 @@ impl Sweep {
 pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point>, E>) -> Result<Sweep, E> {
     let mut sweep = Sweep::default();
     let mut run = |sweep: &mut Sweep, rate: f64, step: &str| -> Result<Option<bool>, E> {
-        let point = measure(rate)?;
-        if point.as_ref().is_none_or(|point| point.interrupted) {
-            let before = if point.is_some() { "" } else { "before the run " };
-            sweep.interrupted = true;
-            sweep.interrupted_in = Some(format!("{before}{step}, at {rate:.0} commands/s"));
-            sweep.points.extend(point);
-            return Ok(None);
+        let mut tries = 0;
+        loop {
+            let point = measure(rate)?;
+            if point.as_ref().is_none_or(|point| point.interrupted) {
+                let before = if point.is_some() { "" } else { "before the run " };
+                sweep.interrupted = true;
+                sweep.interrupted_in = Some(format!("{before}{step}, at {rate:.0} commands/s"));
+                sweep.points.extend(point);
+                return Ok(None);
+            }
+            let Some(point) = point else { return Ok(None) };
+            let (held, verdict) = (point.held, point.verdict);
+            sweep.points.push(point);
+            tries += 1;
+            if verdict != Verdict::Invalid || tries == TRIES {
+                return Ok((verdict != Verdict::Incorrect).then_some(held));
+            }
         }
-        let Some(point) = point else { return Ok(None) };
-        let (held, broken) = (point.held, point.verdict == Verdict::Incorrect);
-        sweep.points.push(point);
-        Ok((!broken).then_some(held))
     };
     let (mut good, mut bad) = (0.0, f64::INFINITY);
     let mut rate = plan.from;
@@ -236,17 +245,18 @@ pub fn search<E>(plan: Plan, mut measure: impl FnMut(f64) -> Result<Option<Point
         }
     }
     while good >= floor {
-        let first = sweep.points.len();
-        let mut held = 0;
+        let (mut runs, mut held) = (Vec::new(), 0);
         for repeat in 1..=plan.repeats {
             match run(&mut sweep, good, &format!("in repeat {repeat} of {}", plan.repeats))? {
                 None => return Ok(sweep),
                 Some(result) => held += usize::from(result),
             }
+            runs.push(sweep.points.len() - 1);
         }
         if held * 2 > plan.repeats || plan.repeats == 0 {
             sweep.knee_per_s = Some(good);
-            sweep.repeats = sweep.points.split_off(first);
+            sweep.repeats = runs.iter().rev().map(|place| sweep.points.remove(*place)).collect();
+            sweep.repeats.reverse();
             return Ok(sweep);
         }
         good = round_rate(good / plan.precision);
@@ -363,6 +373,31 @@ mod tests {
             Ok(Some(point(rate, rate <= 2_000.0 || (rate <= 4_000.0 && lucky))))
         });
         assert!(sweep.unwrap().knee_per_s.unwrap() <= 2_000.0);
+    }
+
+    #[test]
+    fn a_rate_is_tried_again_while_its_runs_are_invalid_but_not_for_ever() {
+        let mut runs = 0;
+        let sweep = search::<()>(PLAN, |rate| {
+            runs += 1;
+            // Every other run the generator was late, and above 10,000/s in all of them.
+            let invalid = runs % 2 == 1 || rate > 10_000.0;
+            let verdict = if invalid { Verdict::Invalid } else { point(rate, rate <= 3_000.0).verdict };
+            Ok(Some(Point { verdict, ..point(rate, !invalid && rate <= 3_000.0) }))
+        })
+        .unwrap();
+        let knee = sweep.knee_per_s.unwrap();
+        assert!((2_800.0..=3_000.0).contains(&knee), "{knee}");
+        assert_eq!(sweep.repeats.iter().map(|point| point.held).collect::<Vec<_>>(), [true; 3]);
+        let invalid_at_the_knee = sweep.points.iter().filter(|p| p.offered_per_s == knee && !p.held).count();
+        assert!(invalid_at_the_knee >= 3, "each stays on record");
+        let mut runs = 0;
+        let never = search::<()>(PLAN, |rate| {
+            runs += 1;
+            Ok(Some(Point { verdict: Verdict::Invalid, ..point(rate, false) }))
+        });
+        assert_eq!(never.unwrap().knee_per_s, None);
+        assert_eq!(runs % TRIES, 0);
     }
 
     #[test]

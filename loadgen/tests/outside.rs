@@ -204,19 +204,18 @@ fn ctrl_c_in_a_sweep_leaves_a_report_of_what_was_tried_and_why_it_did_not_hold()
         (output.status.code(), headline, told, json(&folder.path().join("sweep.json")))
     };
 
-    // On a machine that stands still for a moment a rate may not hold, for the generator's own lateness. What is tested is
-    // what an interruption leaves, not the rates: the repetition can't make a wrong report right.
+    // On a machine that stands still for a moment a run says nothing, for the generator's own lateness, and its rate is run
+    // again. What is tested is what an interruption leaves, not the rates: the repetition can't make a wrong report right.
     let mut tried = Vec::new();
     let (code, headline, told, kept) = loop {
         let (code, headline, told, kept) = sweep("l2c:p99<5s");
-        if headline.starts_with("interrupted on the way up") {
+        if headline.starts_with("interrupted on the way up, at 400 commands/s") {
             break (code, headline, told, kept);
         }
         tried.push(format!("{headline}{told}"));
         assert!(tried.len() < 5, "100 and 200 did not hold in one of five sweeps: {tried:#?}");
     };
     assert_eq!(code, Some(0), "{headline}{told}");
-    assert!(headline.starts_with("interrupted on the way up, at 400 commands/s"), "{headline}");
     assert!(headline.trim_end().ends_with("commands/s that held: 100, 200"), "{headline}");
     assert_eq!((kept["interrupted"].as_bool(), kept["points"].as_array().unwrap().len()), (Some(true), 3));
     let partial = json(&folder.path().join("03-400/summary.json"));
@@ -226,9 +225,10 @@ fn ctrl_c_in_a_sweep_leaves_a_report_of_what_was_tried_and_why_it_did_not_hold()
 
     let (code, headline, told, kept) = sweep("l2c:p99<0.1ms");
     assert_eq!(code, Some(99), "{headline}{told}");
-    assert!(headline.contains("that did not hold: 100 (SLO_FAILED)"), "{headline}");
+    assert!(headline.contains("100 (SLO_FAILED)"), "{headline}");
     assert!(told.contains("did not hold: l2c:p99<0.1ms does not hold: it was"), "{told}");
-    assert!(kept["points"][0]["why"][0].as_str().unwrap().starts_with("l2c:p99<0.1ms"), "{kept}");
+    let told_why = |point: &Value| point["why"][0].as_str().is_some_and(|why| why.starts_with("l2c:p99<0.1ms"));
+    assert!(kept["points"].as_array().unwrap().iter().any(told_why), "{kept}");
 }
 
 #[test]
