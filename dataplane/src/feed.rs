@@ -238,6 +238,9 @@ impl Feed {
             }
             if !joined {
                 self.waiters.wake_all();
+                // Located anew: the generation may be another one too, of which the pulse tells later.
+                let Some(fresh) = self.locate(link).await? else { return Ok(()) };
+                *now = fresh;
                 self.reset(progress, "gap").await;
             }
         }
@@ -264,8 +267,8 @@ impl Feed {
         Topic::ALL.into_iter().filter_map(base).collect()
     }
 
-    /// Where the feeds end now. Waits until the view has a header in every partition; `None` when
-    /// nobody is left to read for.
+    /// Where the feeds end now. Waits until every partition of the view can be read; `None` when nobody is left to read
+    /// for.
     async fn locate(&self, link: &mut Link) -> RedisResult<Option<Progress>> {
         let mut pulse = self.pulse.clone();
         loop {
@@ -296,6 +299,10 @@ impl Feed {
             let (last, header) = answers.next().zip(answers.next()).ok_or_else(unexpected)?;
             let Value::BulkString(header) = header else { return Ok(None) };
             let Ok(header) = Header::parse(&header) else { return Ok(None) };
+            // What a fill applies goes into no feed: one that began in the middle of it would have a hole at its end.
+            if !header.serves_on(&link.run_id) {
+                return Ok(None);
+            }
             // A partition flipped before its fellows makes the bases differ for a moment.
             if *progress.bases.entry(partition.topic).or_insert(header.base) != header.base {
                 return Ok(None);

@@ -99,6 +99,26 @@ impl Load {
     }
 }
 
+/// What a watch shows while the view is filled again: keys that are absent because they are not there yet, deletions that
+/// come twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_emptied_under_load_breaks_no_promise_and_none_is_said_to_be_broken() {
+    let _alone = ALONE.lock().await;
+    let stack = TestStack::start().await.expect("servers");
+    let planes = Planes::start(&stack.namespace("emptied").await).await.expect("planes");
+    let client = redis::Client::open(stack.servers().redis_url()).expect("a client");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let line = "--rate 200 --duration 8s --mix create=50,update=20,delete=30";
+    let load = Load::start(&planes, &[planes.dataplane.url()], line).await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.expect("flushed");
+    }
+    let run = load.run().await;
+    let resets = run.summary["watch_resets"].as_u64();
+    assert!(resets.is_some_and(|resets| (1..=2).contains(&resets)), "one reset for each: {:#}", run.summary);
+}
+
 /// Medians of the prober, in ms.
 #[derive(Debug)]
 struct Probed {

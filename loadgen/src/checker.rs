@@ -126,6 +126,10 @@ pub struct Checker {
     stranger_order: std::collections::VecDeque<u128>,
     /// Ids in the snapshot that follows a reset, while it lasts.
     snapshot: Option<std::collections::HashSet<u128, IdHasher>>,
+    /// A snapshot was complete: a deletion may be visible by its key's absence alone.
+    had_snapshot: bool,
+    /// When the latest canary became visible, until it was looked at what it overtook.
+    canary_at: Option<u64>,
 }
 
 impl Checker {
@@ -286,6 +290,7 @@ impl Checker {
             open.early.retain(|sighting| sighting.version > key.accepted_max);
         }
         self.keep(write.id, open);
+        self.settle_deletions();
     }
 
     /// Takes note of what the watch showed. Sightings come in the order of the stream.
@@ -310,6 +315,7 @@ impl Checker {
         let mut open = known.unwrap_or_default();
         self.show(&mut open, sighting);
         self.keep(sighting.id, open);
+        self.settle_deletions();
     }
 
     /// Checks a sighting of a key of this run.
@@ -333,7 +339,8 @@ impl Checker {
         }
         if sighting.version == key.seen && deleted == key.seen_deleted {
             self.repeated += 1;
-            if key.seen_hash != sighting.hash {
+            // A deletion has no document; one that a reset showed by the key's absence comes once more as an event.
+            if !deleted && key.seen_hash != sighting.hash {
                 let text = format!(
                     "{}: version {} has been seen with two different documents",
                     uuid_text(sighting.id),
@@ -372,6 +379,7 @@ impl Checker {
     fn covered(&mut self, write: Write, at: u64) {
         if write.phase == Phase::Canary {
             self.canaries.seen(write.id);
+            self.canary_at = Some(at);
         }
         self.visible.push(Visible { write, at });
     }
@@ -398,21 +406,31 @@ impl Checker {
         self.snapshot = Some(std::collections::HashSet::default());
     }
 
-    /// The snapshot after a reset is complete: deletions of what is not in it have become visible.
+    /// The snapshot after a reset is complete: deletions of what is not in it have become visible. Of a key that was never
+    /// seen the creation may just as well be on its way: that takes an event, or a canary ([`Checker::settle_deletions`]).
     pub fn ready(&mut self, at: u64) {
         let Some(snapshot) = self.snapshot.take() else {
             return;
         };
-        let gone: Vec<Write> = self
-            .open
-            .iter()
-            .filter(|(id, _)| !snapshot.contains(id))
-            .flat_map(|(_, open)| open.writes.iter().filter(|write| write.delete))
-            .copied()
-            .collect();
-        for write in gone {
-            let (sight, id, version) = (Sight::Deleted, write.id, write.version);
-            self.seen(Sighting { sight, view: 0, id, version, op: None, hash: 0, at });
+        self.had_snapshot = true;
+        self.delete(at, |_, id, open| open.key.seen > 0 && !snapshot.contains(&id));
+    }
+
+    /// After a snapshot, what canaries overtook and nothing showed was not in that snapshot because it was deleted, where a
+    /// deletion was accepted. Whether it is in the view all the same is seen when the planes are compared.
+    fn settle_deletions(&mut self) {
+        if let Some(at) = self.canary_at.take_if(|_| self.had_snapshot && self.snapshot.is_none()) {
+            self.delete(at, |canaries, id, _| canaries.overtook(id));
+        }
+    }
+
+    /// The open deletions of the keys that `are_gone` became visible.
+    fn delete(&mut self, at: u64, are_gone: impl Fn(&Canaries, u128, &Open) -> bool) {
+        let gone = self.open.iter().filter(|&(&id, open)| are_gone(&self.canaries, id, open));
+        let gone: Vec<Write> =
+            gone.flat_map(|(_, open)| open.writes.iter().filter(|write| write.delete)).copied().collect();
+        for Write { id, version, .. } in gone {
+            self.seen(Sighting { sight: Sight::Deleted, view: 0, id, version, op: None, hash: 0, at });
         }
     }
 

@@ -431,6 +431,8 @@ fn print_summary(summary: &Summary) {
         summary.outstanding,
         summary.drain_s
     );
+    let broken = summary.violations.named().map(|(name, count)| format!("{count} {name}"));
+    println!("violations: {}", broken.join(", "));
     if summary.reads_failed + summary.reads_unsent > 0 {
         println!("reads: {} failed, {} never sent", summary.reads_failed, summary.reads_unsent);
     }

@@ -139,7 +139,7 @@ impl Place {
         let took = begun.elapsed();
         for (signal, answer) in wanted.into_iter().zip(answers) {
             let Answer { key, entities } = answer.expect("an answer");
-            assert!(matches!(key, Some(KeyState::Known(record)) if record.id == KEY), "the key is known");
+            assert!(matches!(key, Some(KeyState::Known { record, .. }) if record.id == KEY), "the key is known");
             let found = entities.into_iter().next().expect("an answer").expect("readable");
             let document = found.document.expect("a document");
             assert_eq!((document.version, &document.json[..]), (signal.version, &signal.document[..]));

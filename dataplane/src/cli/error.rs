@@ -191,7 +191,7 @@ impl Report {
                 "Use the key of an active identity whose role allows it; `nexus-cli doctor` shows whose yours is"
             }
             "not-found" if self.deleted_version.is_some() => "",
-            "not-found" if self.plane == Plane::Control => "",
+            "not-found" if self.plane == Plane::Control || self.document.detail.ends_with("no UUID") => "",
             "not-found" => "If it was created just now, the view may not show it yet: give its --token",
             "precondition-failed" => {
                 "Read it again (`nexus-cli get`), decide again, and give its version to --if-match"

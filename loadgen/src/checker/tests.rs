@@ -239,6 +239,61 @@ fn after_a_reset_a_missing_key_is_a_visible_deletion() {
     assert_eq!(checker.violations().total(), 0);
 }
 
+#[test]
+fn a_deletion_that_a_snapshot_showed_may_come_as_an_event_as_well() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.seen(sight(1, 1, 5_000));
+    checker.accepted(delete(1, 2));
+    checker.reset();
+    checker.ready(9_000);
+    checker.seen(gone(1, 2, 9_001));
+    assert_eq!((checker.outstanding(), checker.repeated()), (0, 1));
+    assert_eq!(checker.violations().total(), 0, "{:?}", checker.examples());
+    checker.seen(sight(1, 1, 9_002));
+    assert_eq!(checker.violations().resurrected, 1, "gone is gone");
+}
+
+/// A signal that was created and deleted, both accepted, and never seen when a snapshot was complete.
+fn never_seen_in_a_snapshot() -> Checker {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.accepted(delete(1, 2));
+    checker.reset();
+    checker.ready(9_000);
+    assert_eq!(checker.outstanding(), 2, "it may be on its way");
+    checker
+}
+
+#[test]
+fn a_key_that_was_never_seen_is_not_deleted_for_being_absent_from_a_snapshot() {
+    let mut checker = never_seen_in_a_snapshot();
+    checker.seen(sight(1, 1, 9_100));
+    checker.seen(gone(1, 2, 9_200));
+    assert_eq!((checker.outstanding(), checker.violations().total()), (0, 0), "{:?}", checker.examples());
+    assert_eq!(times(&mut checker), [(1, 9_100), (2, 9_200)]);
+}
+
+#[test]
+fn what_a_canary_overtook_was_deleted_before_the_snapshot() {
+    let mut checker = never_seen_in_a_snapshot();
+    send_canaries(&mut checker, |_| true);
+    assert_eq!((checker.outstanding(), checker.overtaken().len()), (0, 0));
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().total(), 0, "{:?}", checker.examples());
+}
+
+#[test]
+fn a_creation_that_a_canary_overtook_is_lost_after_a_snapshot_as_before() {
+    let mut checker = Checker::new();
+    checker.accepted(write(1, 1));
+    checker.reset();
+    checker.ready(9_000);
+    send_canaries(&mut checker, |_| true);
+    checker.finish(true, &none);
+    assert_eq!(checker.violations().lost, 1);
+}
+
 /// Room for what does not depend on the number of keys: a piece of records, keys with something open.
 const FIXED_BYTES: usize = 128 * 1024;
 
