@@ -321,6 +321,7 @@ impl Checker {
     /// Checks a sighting of a key of this run.
     fn show(&mut self, open: &mut Open, sighting: Sighting) {
         let deleted = sighting.sight == Sight::Deleted;
+        open.absent_at = open.absent_at.filter(|_| deleted);
         let key = &mut open.key;
         if key.seen_deleted && !deleted {
             let text = format!("{}: version {} after the deletion", uuid_text(sighting.id), sighting.version);
@@ -406,30 +407,40 @@ impl Checker {
         self.snapshot = Some(std::collections::HashSet::default());
     }
 
-    /// The snapshot after a reset is complete: deletions of what is not in it have become visible. Of a key that was never
-    /// seen the creation may just as well be on its way: that takes an event, or a canary ([`Checker::settle_deletions`]).
+    /// The snapshot after a reset is complete. What is not in it was deleted, if that is the only change of it that was not
+    /// seen: what does not change while the snapshot is read is in it. Else its other changes may be on their way, and it
+    /// takes an event, or a canary ([`Checker::settle_deletions`]).
     pub fn ready(&mut self, at: u64) {
         let Some(snapshot) = self.snapshot.take() else {
             return;
         };
         self.had_snapshot = true;
-        self.delete(at, |_, id, open| open.key.seen > 0 && !snapshot.contains(&id));
+        for (id, open) in &mut self.open {
+            if !snapshot.contains(id) {
+                open.absent_at.get_or_insert(at);
+            }
+        }
+        let is_next = |open: &Open, write: &Write| open.key.seen > 0 && write.version == open.key.seen + 1;
+        self.delete(|_, open, write| open.absent_at.filter(|_| is_next(open, write)));
     }
 
-    /// After a snapshot, what canaries overtook and nothing showed was not in that snapshot because it was deleted, where a
+    /// After a snapshot: what canaries overtook and nothing showed was not in that snapshot because it was deleted, where a
     /// deletion was accepted. Whether it is in the view all the same is seen when the planes are compared.
     fn settle_deletions(&mut self) {
         if let Some(at) = self.canary_at.take_if(|_| self.had_snapshot && self.snapshot.is_none()) {
-            self.delete(at, |canaries, id, _| canaries.overtook(id));
+            // Without a time of its own it was accepted after the snapshot: since the canary, for certain.
+            self.delete(|canaries, open, write| canaries.overtook(write.id).then(|| open.absent_at.unwrap_or(at)));
         }
     }
 
-    /// The open deletions of the keys that `are_gone` became visible.
-    fn delete(&mut self, at: u64, are_gone: impl Fn(&Canaries, u128, &Open) -> bool) {
-        let gone = self.open.iter().filter(|&(&id, open)| are_gone(&self.canaries, id, open));
-        let gone: Vec<Write> =
-            gone.flat_map(|(_, open)| open.writes.iter().filter(|write| write.delete)).copied().collect();
-        for Write { id, version, .. } in gone {
+    /// The open deletions that have become visible at the time that `seen` gives.
+    fn delete(&mut self, seen: impl Fn(&Canaries, &Open, &Write) -> Option<u64>) {
+        let mut gone = Vec::new();
+        for open in self.open.values() {
+            let deletions = open.writes.iter().filter(|write| write.delete);
+            gone.extend(deletions.filter_map(|write| Some((*write, seen(&self.canaries, open, write)?))));
+        }
+        for (Write { id, version, .. }, at) in gone {
             self.seen(Sighting { sight: Sight::Deleted, view: 0, id, version, op: None, hash: 0, at });
         }
     }

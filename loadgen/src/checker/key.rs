@@ -81,6 +81,8 @@ pub(super) struct Open {
     pub(super) writes: Vec<Write>,
     /// Seen before the answers that explain them had all come.
     pub(super) early: Vec<Sighting>,
+    /// The end of the first snapshot that did not have it, if nothing was seen of it since.
+    pub(super) absent_at: Option<u64>,
 }
 
 impl Open {
